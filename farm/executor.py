@@ -1,0 +1,51 @@
+"""The executor: who runs the tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Protocol
+
+from grange.farm.result import ResultPack
+from grange.farm.task import Batch
+
+
+class Executor(Protocol):
+    """Runs tasks, delivers result packs. One thread uses it; the engine's loop is built on poll().
+
+    An executor lives in one spool folder. Results survive the death of whoever submitted: packs that
+    nobody acknowledged are delivered by recover() of the next executor on the same spool root.
+    """
+
+    @property
+    def slots(self) -> int:
+        """How many single-core tasks run at once."""
+        ...
+
+    @property
+    def outstanding(self) -> int:
+        """How many submitted tasks have not been delivered yet."""
+        ...
+
+    def submit(self, batch: Batch) -> None:
+        """Take tasks; returns before they run. Refuses, with TaskRefused, what can never run here."""
+        ...
+
+    def poll(self, timeout_s: float) -> list[ResultPack]:
+        """What has finished since the last poll; waits up to timeout_s for the first."""
+        ...
+
+    def acknowledge(self, packs: Sequence[ResultPack]) -> None:
+        """The results are recorded: their files in the spool may go (a moved file is no error)."""
+        ...
+
+    def recover(self) -> list[ResultPack]:
+        """Result packs that earlier executors on this spool root left behind when they died."""
+        ...
+
+    def cancel(self, task_ids: Collection[str] | None = None) -> None:
+        """End these tasks (None: all); each is delivered as cancelled unless it had ended before."""
+        ...
+
+    def close(self) -> None:
+        """End the runners; what is undelivered stays in the spool for recover()."""
+        ...

@@ -1,0 +1,80 @@
+"""Tasks: what the farm runs. One calculation's command, or one call of a Python function."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from grange.repository.key import Key
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What one task needs.
+
+    Units: memory_mb in mebibytes, resident, of the task and its children together; walltime_s in
+    seconds. None means no limit.
+    """
+
+    cpus: int = 1
+    memory_mb: int | None = None
+    walltime_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CommandTask:
+    """One program run in a directory of its own.
+
+    files: path inside the directory → content, or the key of a blob of the repository.
+    stdin: path (one of files) that is fed to the program, or None for nothing.
+    stdout, stderr: paths that the streams are written to; always kept.
+    retrieve: glob patterns, relative to the directory ("**" allowed), of further files to keep.
+    """
+
+    id: str
+    argv: tuple[str, ...]
+    files: Mapping[str, bytes | Key] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    stdin: str | None = None
+    stdout: str = "stdout.txt"
+    stderr: str = "stderr.txt"
+    retrieve: tuple[str, ...] = ()
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionTask:
+    """One call of a Python function, with plain Python values (ASE's Atoms, NumPy arrays …)."""
+
+    id: str
+    function: ShippedFunction
+    kwargs: Mapping[str, object]
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ShippedFunction:
+    """A function made ready to travel, by farm.function.ship().
+
+    By reference: module and qualname name it, and path is the folder to put on sys.path ("" for none).
+    By value: pickle holds it (cloudpickle), for functions of a notebook, a script or a local scope.
+    source: its source text ("" where there is none to be had): for the record and for caching.
+    """
+
+    name: str
+    module: str
+    qualname: str
+    path: str
+    pickle: bytes | None
+    source: str
+
+
+Task = CommandTask | FunctionTask
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Tasks for one computer that need the same resources; ids are unique among what is under way."""
+
+    tasks: tuple[Task, ...]
+    resources: Resources = Resources()

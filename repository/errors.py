@@ -1,0 +1,69 @@
+"""What can go wrong with bytes and keys.
+
+RepositoryError
+├── BlobMissing          no index row, or the store has not the bytes (permanent)
+├── BlobCorrupt          the bytes do not hash to their key (permanent)
+├── PackMalformed        not a ZIP file that grange wrote (permanent)
+└── StoreError
+    ├── ObjectMissing    no object of that name (permanent)
+    ├── StoreReadOnly    the store refuses writes: rights, read-only mount (permanent until mended)
+    ├── StoreFull        no space left (permanent until mended)
+    └── StoreUnavailable did not answer, may answer later (retry)
+"""
+
+from __future__ import annotations
+
+
+class RepositoryError(Exception):
+    """Something is wrong with stored bytes."""
+
+
+class BlobMissing(RepositoryError):
+    """A blob is not in the repository."""
+
+    def __init__(self, keys: list[str]) -> None:
+        self.keys = keys
+        shown = ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+        super().__init__(f"not in the repository: {shown}")
+
+
+class BlobCorrupt(RepositoryError):
+    """Stored bytes do not hash to their key."""
+
+    def __init__(self, key: str, pack: str) -> None:
+        self.key = key
+        self.pack = pack
+        super().__init__(f"the bytes of blob {key} in {pack} are not what was stored: their SHA-256 differs")
+
+
+class PackMalformed(RepositoryError):
+    """A file that should be a pack is not one."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        self.name = name
+        self.reason = reason
+        super().__init__(f"{name} is not a pack: {reason}")
+
+
+class StoreError(RepositoryError):
+    """The object store did not do what it was asked."""
+
+
+class ObjectMissing(StoreError):
+    """No object of that name is in the store."""
+
+    def __init__(self, name: str, store: str) -> None:
+        self.name = name
+        super().__init__(f"no object {name} in {store}")
+
+
+class StoreReadOnly(StoreError):
+    """The store refuses to be written to."""
+
+
+class StoreFull(StoreError):
+    """No space is left in the store."""
+
+
+class StoreUnavailable(StoreError):
+    """The store did not answer; the same call may succeed later."""
