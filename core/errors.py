@@ -1,0 +1,69 @@
+"""What can go wrong with provenance and the engine.
+
+GrangeError
+├── InputInvalid          an input was refused; names port, value, and what was expected (fix the input)
+├── LinkInvalid           a link would break the rules of links (fix the input)
+├── NodeImmutable         a stored node was to be changed (give up)
+├── NameExists            a name is taken (fix the input)
+├── NotFound              no such node, campaign, group … (fix the input)
+├── ProfileInvalid        profile.toml or GRANGE_HOME cannot be used (fix the input)
+├── DatabaseUnavailable   PostgreSQL could not be started or reached (mend, then again)
+├── DatabaseOutdated      the tables are of another version (migrate)
+├── CampaignBusy          another process runs this campaign (wait)
+└── TransitionInvalid     an event that the state of a process does not allow (a bug)
+"""
+
+from __future__ import annotations
+
+
+class GrangeError(Exception):
+    """Something grange was asked to do cannot be done."""
+
+
+class InputInvalid(GrangeError):
+    """An input was refused before anything was stored."""
+
+    def __init__(self, port: str, value: object, expected: str) -> None:
+        self.port = port
+        self.value = value
+        self.expected = expected
+        shown = repr(value)
+        if len(shown) > 80:
+            shown = shown[:77] + "..."
+        super().__init__(f"{port}: expected {expected}, got {shown} ({type(value).__name__})")
+
+
+class LinkInvalid(GrangeError):
+    """A link would break the rules of links; nothing was stored."""
+
+
+class NodeImmutable(GrangeError):
+    """Stored nodes are immutable, label, description and extras excepted."""
+
+
+class NameExists(GrangeError):
+    """The name is taken."""
+
+
+class NotFound(GrangeError):
+    """There is nothing of that name or id."""
+
+
+class ProfileInvalid(GrangeError):
+    """The profile cannot be used."""
+
+
+class DatabaseUnavailable(GrangeError):
+    """PostgreSQL could not be started or reached."""
+
+
+class DatabaseOutdated(GrangeError):
+    """The tables are of another version of grange."""
+
+
+class CampaignBusy(GrangeError):
+    """The campaign is being run by another process."""
+
+
+class TransitionInvalid(GrangeError):
+    """The state of a process does not allow that event."""
