@@ -1,0 +1,284 @@
+"""A profile: one installation's database, files and habits, below one folder.
+
+The folder is GRANGE_HOME, else ~/.grange.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from psycopg2 import errors as driver
+
+from grange.core import database, migrate, worker
+from grange.core.blob_index import PostgresIndex
+from grange.core.database import Connection, Cursor
+from grange.core.errors import DatabaseUnavailable, ProfileInvalid
+from grange.core.postgres import Server, ServerStatus, server_status
+from grange.core.profile_file import EMBEDDED, ProfileFile, read_profile_file
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from grange.repository import Repository
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseInfo:
+    """What `grange status` tells of a database.
+
+    Units: size_bytes in bytes.
+    """
+
+    kind: str
+    where: str
+    name: str
+    user: str
+    version: str
+    size_bytes: int
+    sessions: int
+
+
+class Profile:
+    """An open profile. One thread at a time; connect() gives others a connection of their own.
+
+    Close it, or use it in a `with`; what is left open is closed when the interpreter ends.
+    """
+
+    def __init__(self, home: Path, config: ProfileFile) -> None:
+        self.home = home
+        self.config = config
+        self.server: Server | None = None
+        self._owner = os.getpid()
+        self._connection: Connection | None = None
+        self._user_id: int | None = None
+        self._worker_id: int | None = None
+        self._repository: Repository | None = None
+
+    def __enter__(self) -> Profile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Profile {self.home}>"
+
+    def close(self) -> None:
+        """End the connection, and with it this worker's locks; stop being a user of the embedded server."""
+        atexit.unregister(self.close)
+        # A forked child must not end its parent's session.
+        if os.getpid() == self._owner and self._connection is not None and not self._connection.closed:
+            self._connection.close()
+        self._connection = None
+        self._worker_id = None
+        if self.server is not None:
+            self.server.release()
+
+    # ------------------------------------------------------------ database
+
+    @property
+    def dsn(self) -> str:
+        """How libpq reaches the database; without any password, so that it can be passed on."""
+        return self.config.database if self.server is None else self.server.dsn()
+
+    @property
+    def connection(self) -> Connection:
+        """The connection of this profile."""
+        if self._connection is None:
+            raise DatabaseUnavailable(f"the profile {self.home} is closed: open it again")
+        return self._connection
+
+    @contextmanager
+    def transaction(self) -> Iterator[Cursor]:
+        """A cursor in a transaction: committed at the end, rolled back by an exception. Not nested.
+
+        Errors: those of grange.core.database.translate.
+        """
+        with database.transaction(self.connection) as cursor:
+            yield cursor
+
+    def connect(self) -> Connection:
+        """A further connection to the database; the caller closes it."""
+        return database.connect(self.dsn)
+
+    def describe_database(self) -> DatabaseInfo:
+        """What there is to tell about the database, in one query."""
+        with self.transaction() as cursor:
+            cursor.execute(
+                "SELECT current_setting('server_version'), pg_database_size(current_database()),"
+                " (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database())"
+            )
+            version, size, sessions = cursor.fetchone() or ("", 0, 0)
+        info = self.connection.info
+        return DatabaseInfo(
+            kind=EMBEDDED if self.server else "server",
+            where=info.host if info.host.startswith("/") else f"{info.host}:{info.port}",
+            name=info.dbname,
+            user=info.user,
+            version=version.split()[0],
+            size_bytes=size,
+            sessions=sessions,
+        )
+
+    # ------------------------------------------------------------ who
+
+    @property
+    def user_id(self) -> int:
+        """The id of the profile's user; the row is made on first use."""
+        if self._user_id is None:
+            with self.transaction() as cursor:
+                self._user_id = _user_id(cursor, self.config.email)
+        return self._user_id
+
+    @property
+    def worker_id(self) -> int:
+        """The id of this process as a worker.
+
+        It becomes one the first time that it is asked for, which must not be inside a transaction.
+        """
+        if self._worker_id is None:
+            self._worker_id = worker.register_worker(self.connection)
+        return self._worker_id
+
+    # ------------------------------------------------------------ files
+
+    @property
+    def repository(self) -> Repository:
+        """The files of this profile."""
+        if self._repository is None:
+            from grange.repository import LocalStore, Repository
+
+            with _reasons(self.home):
+                self._repository = Repository(LocalStore(self.home / self.config.store))
+        return self._repository
+
+    def index(self, cursor: Cursor) -> PostgresIndex:
+        """The index of the files, in the transaction of a cursor."""
+        return PostgresIndex(cursor)
+
+    @property
+    def spool(self) -> Path:
+        """The folder through which chunks go out and result packs come back."""
+        path = self.home / "spool"
+        with _reasons(path):
+            path.mkdir(mode=0o700, exist_ok=True)
+        return path
+
+
+def open_profile(home: Path | str | None = None) -> Profile:
+    """Open the profile of a folder (GRANGE_HOME, else ~/.grange); make and start what is not there yet.
+
+    Errors: ProfileInvalid when the folder or its profile.toml cannot be used; DatabaseUnavailable,
+    DatabaseOutdated.
+    """
+    folder = home_folder(home)
+    with _reasons(folder):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _refuse_open_folder(folder)
+        config = read_profile_file(folder / "profile.toml")
+        profile = Profile(folder, config)
+        try:
+            if config.database == EMBEDDED:
+                profile.server = Server(
+                    folder / "postgres",
+                    idle_s=config.idle_s,
+                    binaries=folder / config.postgres_bin if config.postgres_bin else None,
+                )
+                profile.server.hold()
+                profile._connection = _connect_embedded(profile.server)
+            else:
+                profile._connection = database.connect(config.database)
+            profile._user_id = _prepare(profile._connection, config.email)
+        except BaseException:
+            profile.close()
+            raise
+    atexit.register(profile.close)
+    return profile
+
+
+def home_folder(home: Path | str | None = None) -> Path:
+    """The folder of a profile: the one given, else GRANGE_HOME, else ~/.grange."""
+    given = home or os.environ.get("GRANGE_HOME") or "~/.grange"
+    try:
+        return Path(os.path.abspath(Path(given).expanduser()))
+    except RuntimeError:
+        raise ProfileInvalid("no home folder is known: set GRANGE_HOME to a folder of yours") from None
+
+
+def embedded_status(home: Path | str | None = None) -> ServerStatus | None:
+    """What can be seen of a profile's embedded server without starting it; None where there is none."""
+    folder = home_folder(home)
+    if not (folder / "postgres").is_dir():
+        return None
+    return server_status(folder / "postgres")
+
+
+def _prepare(connection: Connection, email: str) -> int:
+    """See to the tables and the user; two round trips where both are there."""
+    migrate.ensure_tables(connection)
+    with database.transaction(connection) as cursor:
+        return _user_id(cursor, email)
+
+
+def _user_id(cursor: Cursor, email: str) -> int:
+    cursor.execute('SELECT id FROM "user" WHERE email = %s', (email,))
+    row = cursor.fetchone()
+    if row is None:
+        # By an update that changes nothing, so that a row which somebody has just added gives its id.
+        cursor.execute(
+            'INSERT INTO "user" (email) VALUES (%s)'
+            " ON CONFLICT (email) DO UPDATE SET email = EXCLUDED.email RETURNING id",
+            (email,),
+        )
+        row = cursor.fetchone() or (0,)
+    return int(row[0])
+
+
+def _connect_embedded(server: Server) -> Connection:
+    try:
+        return database.connect(server.dsn())
+    except DatabaseUnavailable as error:
+        if "does not exist" not in str(error):
+            # It ended between our look and our call: once more, with a start.
+            server.ensure_running()
+            return database.connect(server.dsn())
+    # The first of all connections. initdb's empty database is renamed: cheaper than making another.
+    first = database.connect(server.dsn("template1"))
+    try:
+        first.autocommit = True
+        with first.cursor() as cursor:
+            cursor.execute("ALTER DATABASE postgres RENAME TO grange")
+    except (driver.DuplicateDatabase, driver.InvalidCatalogName):
+        pass  # another process was quicker
+    finally:
+        first.close()
+    return database.connect(server.dsn())
+
+
+def _refuse_open_folder(folder: Path) -> None:
+    if os.stat(folder).st_mode & stat.S_IWOTH:
+        raise ProfileInvalid(
+            f"{folder} can be written by everyone, who could then run programs as you: chmod o-w {folder}"
+        )
+
+
+@contextmanager
+def _reasons(path: Path) -> Iterator[None]:
+    """Let what the file system refuses out as ProfileInvalid, with path and reason."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or path
+        raise ProfileInvalid(
+            f"{where}: {error.strerror or error}. The profile needs a folder that can be written, "
+            "with space left; GRANGE_HOME names another one"
+        ) from error

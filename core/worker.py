@@ -1,0 +1,93 @@
+"""Workers: who is at work, known by locks that PostgreSQL drops with their connection.
+
+A worker has a row that says where it runs, and holds a session advisory lock on the row's id. When it
+dies in whatever way, its connection ends and the lock with it: what it held can be claimed at once, and
+never earlier.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+
+from grange.core.database import Connection, Cursor, transaction, translated
+from grange.core.errors import CampaignBusy
+
+#: First keys of grange's advisory locks; the second key is the id of the row.
+WORKER_LOCK = 0x67_72_61_01
+CAMPAIGN_LOCK = 0x67_72_61_02
+
+#: A query of the ids of all living workers, to stand in brackets inside a statement: worker_id IN (…).
+LIVING_WORKERS = f"""
+    SELECT objid::bigint::integer FROM pg_locks
+    WHERE locktype = 'advisory' AND classid::bigint = {WORKER_LOCK} AND objsubid = 2 AND granted
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""  # noqa: S608 – a constant of ours
+
+
+def register_worker(connection: Connection) -> int:
+    """Make this process a worker for as long as the connection lives; returns the worker's id.
+
+    Commits: the row is seen by others only with its lock held.
+    """
+    with transaction(connection) as cursor:
+        cursor.execute(
+            "INSERT INTO worker (host, pid) VALUES (%s, %s) RETURNING id", (socket.gethostname(), os.getpid())
+        )
+        (worker_id,) = cursor.fetchone() or (0,)
+        cursor.execute("SELECT pg_advisory_lock(%s, %s)", (WORKER_LOCK, worker_id))
+    return int(worker_id)
+
+
+def dead_workers(cursor: Cursor) -> list[int]:
+    """The ids of workers that are gone."""
+    with translated():
+        cursor.execute(f"SELECT id FROM worker WHERE id NOT IN ({LIVING_WORKERS}) ORDER BY id")  # noqa: S608
+        return [worker_id for (worker_id,) in cursor.fetchall()]
+
+
+def lock_campaign(connection: Connection, campaign_id: int, *, wait_s: float = 2.0) -> None:
+    """Take a campaign for this connection, until unlock_campaign or its end.
+
+    wait_s: seconds to try again: the server needs a moment to notice that a killed holder is gone.
+    Errors: CampaignBusy, which tells host and pid of the holder.
+    """
+    deadline = time.monotonic() + wait_s
+    while True:
+        with transaction(connection) as cursor:
+            cursor.execute("SELECT pg_try_advisory_lock(%s, %s)", (CAMPAIGN_LOCK, campaign_id))
+            if (cursor.fetchone() or (False,))[0]:
+                return
+            holder = _holder(cursor, campaign_id)
+        if time.monotonic() >= deadline:
+            raise CampaignBusy(f"campaign {campaign_id} is being run by {holder}: wait for it or end it")
+        time.sleep(0.05)
+
+
+def unlock_campaign(connection: Connection, campaign_id: int) -> None:
+    """Give a campaign back."""
+    with transaction(connection) as cursor:
+        cursor.execute("SELECT pg_advisory_unlock(%s, %s)", (CAMPAIGN_LOCK, campaign_id))
+
+
+def _holder(cursor: Cursor, campaign_id: int) -> str:
+    """Who holds a campaign, in words: the session that has its lock has its worker's lock too."""
+    cursor.execute(
+        """
+        SELECT worker.host, worker.pid, held.pid
+        FROM pg_locks held
+        LEFT JOIN pg_locks own ON own.pid = held.pid AND own.locktype = 'advisory' AND own.objsubid = 2
+             AND own.classid::bigint = %s AND own.database = held.database
+        LEFT JOIN worker ON worker.id = own.objid::bigint
+        WHERE held.locktype = 'advisory' AND held.objsubid = 2 AND held.granted
+          AND held.classid::bigint = %s AND held.objid::bigint = %s
+          AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        """,
+        (WORKER_LOCK, CAMPAIGN_LOCK, campaign_id),
+    )
+    row = cursor.fetchone()
+    if row is None:
+        return "a process that has just ended"
+    host, pid, session = row
+    return f"process {pid} on {host}" if host else f"the database session {session}"
