@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+
 from grange.core.database import Cursor, translated
 from grange.repository.index import BlobLocation
 from grange.repository.key import Key

@@ -25,7 +25,7 @@ Text = TypeVar("Text", str, bytes)
 _COPY_BLOCK = 1 << 17
 
 _LINK_RULES = {
-    "link_label": "a label is letters, digits and underscores, begins with a letter and ends with no underscore",
+    "link_label": "a label is letters, digits and underscores, a letter first, no underscore last",
     "link_acyclic": "inputs of calculations, creators and callers must be stored before what comes of them",
     "link_input": "a process has one input of each label",
     "link_output": "a process has one output of each label",
@@ -186,7 +186,7 @@ def escape(value: Text) -> Text:
 
 
 def copy_line(values: Iterable[object]) -> str:
-    """One row of COPY's text format: None, bool, int, float, str, bytes (for bytea), or what str() renders."""
+    """One row of COPY's text format: None, bool, int, float, str, bytes (bytea), or what str() renders."""
     return "\t".join(map(_field, values)) + "\n"
 
 

@@ -1,0 +1,96 @@
+"""Fixtures for everyone: one embedded PostgreSQL a session, a fresh database and home for each test."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from grange.core import database
+from grange.core.postgres import Server, stop_server
+from grange.core.profile import Profile, open_profile
+
+
+@pytest.fixture(scope="session")
+def postgres_home() -> Iterator[Path]:
+    """A home with a running embedded server; its database `grange` has the tables and no session."""
+    home = Path(tempfile.mkdtemp(prefix="grange-test-"))
+    (home / "profile.toml").write_text("idle_s = 60\n")
+    with open_profile(home) as profile:
+        connection = profile.connection
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            # Tests of crashes have servers of their own; this one need not wait for the disk.
+            for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+                cursor.execute(f"ALTER SYSTEM SET {setting} = off")
+            cursor.execute("SELECT pg_reload_conf()")
+        with Server(home / "postgres"):
+            profile.close()
+            yield home
+    assert stop_server(home / "postgres", force=True)
+    shutil.rmtree(home)
+
+
+@pytest.fixture(scope="session")
+def _administrator(postgres_home: Path) -> Iterator[database.Connection]:
+    connection = database.connect(Server(postgres_home / "postgres").dsn("template1"))
+    connection.autocommit = True
+    yield connection
+    connection.close()
+
+
+@pytest.fixture(scope="session")
+def _names() -> Iterator[str]:
+    return (f"test_{number}" for number in itertools.count(1))
+
+
+@pytest.fixture(scope="session")
+def _left_over() -> list[str]:
+    """Databases of tests that have ended. Dropping one at once would wait for its last session to end."""
+    return []
+
+
+@pytest.fixture
+def new_database(
+    postgres_home: Path, _administrator: database.Connection, _names: Iterator[str], _left_over: list[str]
+) -> Iterator[Callable[..., str]]:
+    """Makes databases that vanish after the test: new_database(template="grange") → URL.
+
+    "grange" is one with the tables, "template0" an empty one.
+    """
+    made = []
+
+    def make(template: str = "grange") -> str:
+        name = next(_names)
+        with _administrator.cursor() as cursor:
+            while _left_over:
+                cursor.execute(f"DROP DATABASE {_left_over.pop()} WITH (FORCE)")
+            cursor.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+        made.append(name)
+        server = postgres_home / "postgres"
+        place, password_file = (quote(str(server / part)) for part in ("socket", "pgpass"))
+        return f"postgresql://grange@/{name}?host={place}&passfile={password_file}"
+
+    yield make
+    _left_over.extend(made)
+
+
+@pytest.fixture
+def database_url(new_database: Callable[..., str]) -> str:
+    """The URL of a fresh database with the tables."""
+    return new_database()
+
+
+@pytest.fixture
+def profile(tmp_path: Path, database_url: str) -> Iterator[Profile]:
+    """An open profile of a home and a database of its own."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "profile.toml").write_text(f'database = "{database_url}"\n')
+    with open_profile(home) as opened:
+        yield opened
