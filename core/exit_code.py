@@ -1,0 +1,27 @@
+"""Exit codes: the known ways for a calculation to fail."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, slots=True)
+class ExitCode:
+    """A known way to fail: a number above 0, and what it means.
+
+    The message may have {places} that are filled when it happens: `ERROR.format(energy=e)`.
+    """
+
+    status: int
+    message: str
+
+    def __post_init__(self) -> None:
+        if type(self.status) is not int or self.status <= 0:
+            raise ValueError(f"an exit status is an int above 0, as 0 means success; got {self.status!r}")
+
+    def format(self, **places: object) -> ExitCode:
+        """The same exit code with its message filled in.
+
+        Errors: KeyError for a place that was not given.
+        """
+        return replace(self, message=self.message.format(**places))

@@ -1,0 +1,145 @@
+"""Links: what goes from node to node, and the rules that they keep."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from functools import lru_cache
+
+from grange.core.errors import LinkInvalid
+from grange.core.node import Kind, Node, NodeRef
+
+
+class LinkType(StrEnum):
+    """What a link says; the values are the database's."""
+
+    INPUT_CALC = "input_calc"
+    INPUT_WORK = "input_work"
+    CREATE = "create"
+    RETURN = "return"
+    CALL_CALC = "call_calc"
+    CALL_WORK = "call_work"
+
+
+#: One end of a link: a node, a stored node of which only id and kind are known, or no more than its id.
+End = Node | NodeRef | int
+
+
+class Link:
+    """A directed, labelled edge: source → target. Inputs and outputs point the way that data flows."""
+
+    __slots__ = ("label", "source", "target", "type")
+
+    def __init__(self, source: End, target: End, type: LinkType, label: str) -> None:  # noqa: A002
+        self.source = source
+        self.target = target
+        self.type = type
+        self.label = label
+
+    def __repr__(self) -> str:
+        return f"Link({self.source!r} → {self.target!r}, {self.type}, {self.label!r})"
+
+
+#: Which kinds each type of link may go between.
+KINDS: dict[LinkType, tuple[Kind, Kind]] = {
+    LinkType.INPUT_CALC: (Kind.DATA, Kind.CALCULATION),
+    LinkType.INPUT_WORK: (Kind.DATA, Kind.WORKFLOW),
+    LinkType.CREATE: (Kind.CALCULATION, Kind.DATA),
+    LinkType.RETURN: (Kind.WORKFLOW, Kind.DATA),
+    LinkType.CALL_CALC: (Kind.WORKFLOW, Kind.CALCULATION),
+    LinkType.CALL_WORK: (Kind.WORKFLOW, Kind.WORKFLOW),
+}
+#: Links of these types make data provenance and the tree of calls: no circles, as ids grow along them.
+ACYCLIC = frozenset({LinkType.INPUT_CALC, LinkType.CREATE, LinkType.CALL_CALC, LinkType.CALL_WORK})
+
+_INPUTS = (LinkType.INPUT_CALC, LinkType.INPUT_WORK)
+_OUTPUTS = (LinkType.CREATE, LinkType.RETURN)
+_CALLS = (LinkType.CALL_CALC, LinkType.CALL_WORK)
+_LABEL = re.compile(r"[A-Za-z](?:[A-Za-z0-9_]*[A-Za-z0-9])?", re.ASCII)
+
+
+@lru_cache(maxsize=4096)
+def is_label(label: str) -> bool:
+    """Whether a text can label a link: ASCII letters, digits, underscores; a letter first, no underscore last."""
+    return isinstance(label, str) and _LABEL.fullmatch(label) is not None
+
+
+def check(links: Iterable[Link]) -> None:
+    """Check everything that can be known without the database: kinds, labels, and what has to be unique.
+
+    Errors: LinkInvalid for the first link that breaks a rule.
+    """
+    by_type: dict[LinkType, list[Link]] = {}
+    for link in links:
+        try:
+            by_type[link.type].append(link)
+        except KeyError:
+            by_type[link.type] = [link]
+    for link_type, same in by_type.items():
+        _check_labels(same)
+        _check_kinds(link_type, same)
+    inputs, outputs, calls = (
+        [link for link_type in types for link in by_type.get(link_type, ())]
+        for types in (_INPUTS, _OUTPUTS, _CALLS)
+    )
+    _check_unique_labels(inputs, outputs)
+    _check_unique_targets(by_type.get(LinkType.CREATE, []), "a data node is created by one calculation")
+    _check_unique_targets(calls, "a process is called by one workflow")
+
+
+def _check_labels(links: Sequence[Link]) -> None:
+    for label in {link.label for link in links}:
+        if not is_label(label):
+            wrong = next(link for link in links if link.label == label)
+            raise LinkInvalid(
+                f"{wrong!r}: a label is made of ASCII letters, digits and underscores; "
+                "it begins with a letter and does not end in an underscore"
+            )
+
+
+def _check_kinds(link_type: LinkType, links: Sequence[Link]) -> None:
+    try:
+        source_kind, target_kind = KINDS[link_type]
+    except KeyError:
+        raise LinkInvalid(f"{links[0]!r}: no type of link; there are {', '.join(LinkType)}") from None
+    sources = {end if type(end) is int else end.kind for end in {link.source for link in links}}  # type: ignore[union-attr]
+    targets = {end if type(end) is int else end.kind for end in {link.target for link in links}}  # type: ignore[union-attr]
+    if _only(sources, source_kind) and _only(targets, target_kind):
+        return
+    for link in links:
+        if not _only({_kind(link.source)}, source_kind) or not _only({_kind(link.target)}, target_kind):
+            raise LinkInvalid(f"{link!r}: a link {link_type} goes from {source_kind} to {target_kind}")
+
+
+def _kind(end: End) -> Kind | int:
+    return end if isinstance(end, int) else end.kind
+
+
+def _only(kinds: set[Kind | int], allowed: Kind) -> bool:
+    """Whether there is nothing but one kind, and ends of which only the id is known."""
+    return all(kind is allowed or type(kind) is int for kind in kinds)
+
+
+def _check_unique_labels(inputs: Sequence[Link], outputs: Sequence[Link]) -> None:
+    if len({(link.target, link.label) for link in inputs}) != len(inputs):
+        twice = _first_repeated(inputs, [(link.target, link.label) for link in inputs])
+        raise LinkInvalid(f"{twice!r}: a process has one input of each label")
+    if len({(link.source, link.label) for link in outputs}) != len(outputs):
+        twice = _first_repeated(outputs, [(link.source, link.label) for link in outputs])
+        raise LinkInvalid(f"{twice!r}: a process has one output of each label")
+
+
+def _check_unique_targets(links: Sequence[Link], rule: str) -> None:
+    if len({link.target for link in links}) != len(links):
+        twice = _first_repeated(links, [link.target for link in links])
+        raise LinkInvalid(f"{twice!r}: {rule}")
+
+
+def _first_repeated(links: Sequence[Link], keys: Sequence[object]) -> Link:
+    seen = set()
+    for link, key in zip(links, keys, strict=True):
+        if key in seen:
+            return link
+        seen.add(key)
+    raise AssertionError("no key is repeated")
