@@ -1,0 +1,1 @@
+"""The command line: click, and what it says to people and to machines."""

@@ -1,0 +1,52 @@
+"""What to do about an error: one line for each kind of which the message does not say it."""
+
+from __future__ import annotations
+
+from grange.core import errors as core
+from grange.farm import errors as farm
+from grange.repository import errors as repository
+
+
+class Refused(core.GrangeError):
+    """A command cannot do what it was asked, and knows what can be done instead."""
+
+    def __init__(self, message: str, advice: str) -> None:
+        self.advice = advice
+        super().__init__(message)
+
+
+_ADVICE: tuple[tuple[type[Exception], str], ...] = (
+    (
+        core.NotFound,
+        "`grange process list`, `grange node list` and `grange campaign list` show what there is",
+    ),
+    (
+        core.DatabaseUnavailable,
+        "`grange status` shows where the database is; its log is postgres/server.log there",
+    ),
+    (core.CampaignBusy, "wait until it has ended; `grange campaign show` tells how far it is"),
+    (repository.BlobMissing, "the folder store/ of the profile may be incomplete: restore it from a backup"),
+    (repository.BlobCorrupt, "the disk may be failing: restore that file from a backup"),
+    (repository.StoreFull, "make room on the disk, then do it again"),
+    (repository.StoreReadOnly, "make the folder store/ of the profile writable, then do it again"),
+    (repository.StoreUnavailable, "try again in a moment"),
+    (farm.ExecutorUnavailable, "try again in a moment"),
+    (OSError, "see that the path exists and that you may read or write it"),
+)
+
+
+def is_ours(error: Exception) -> bool:
+    """Whether an error is one that a person can do something about, not a bug."""
+    if isinstance(error, ModuleNotFoundError):
+        return error.name in ("pandas", "pyarrow", "dask", "ase", "matplotlib")
+    return isinstance(error, core.GrangeError | farm.FarmError | repository.RepositoryError | OSError)
+
+
+def advice_on(error: Exception) -> str | None:
+    """What to do about an error, or None where its message says so itself."""
+    if isinstance(error, Refused):
+        return error.advice
+    if isinstance(error, ModuleNotFoundError):
+        return f"pip install {error.name}"
+    said = str(error)
+    return next((line for kind, line in _ADVICE if isinstance(error, kind) and line not in said), None)

@@ -1,0 +1,72 @@
+"""How processes stand, in a word with a colour, and many of them in a bar."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import click
+
+from grange.cli.table import Cell
+from grange.core.overview import OUTCOMES
+
+COLORS = {
+    "ok": "green",
+    "failed": "red",
+    "excepted": "red",
+    "killed": "red",
+    "running": "yellow",
+    "waiting": "cyan",
+    "created": None,
+}
+
+_BLOCKS = {
+    "ok": "█",
+    "failed": "▓",
+    "excepted": "▓",
+    "killed": "▓",
+    "running": "▒",
+    "waiting": "░",
+    "created": "░",
+}
+
+
+def outcome(state: str, exit_status: int | None) -> Cell:
+    """The state of a process; "failed" with the exit status where it finished with one."""
+    if state == "finished" and exit_status:
+        return Cell(f"failed {exit_status}", COLORS["failed"])
+    return Cell(state, COLORS["ok" if state == "finished" else state])
+
+
+def outcomes_line(outcomes: Mapping[str, int]) -> str:
+    """ "2,098 ok · 2 failed": what there is of each outcome."""
+    return " · ".join(
+        click.style(f"{outcomes[name]:,} {name}", fg=COLORS[name]) for name in OUTCOMES if outcomes.get(name)
+    )
+
+
+def bar(outcomes: Mapping[str, int], width: int) -> str:
+    """A bar of the shares of the outcomes; what occurs at all is given at least one block."""
+    return "".join(
+        click.style(_BLOCKS[name] * length, fg=COLORS[name]) for name, length in shares(outcomes, width)
+    )
+
+
+def shares(outcomes: Mapping[str, int], width: int) -> list[tuple[str, int]]:
+    """The widths of the parts of a bar, in order; they add up to the width."""
+    present = [(name, outcomes[name]) for name in OUTCOMES if outcomes.get(name)]
+    total = sum(count for _, count in present)
+    if not total:
+        return []
+    lengths = {name: max(1, round(width * count / total)) for name, count in present}
+    lengths[max(lengths, key=lambda name: lengths[name])] += width - sum(lengths.values())
+    return [(name, lengths[name]) for name, _ in present]
+
+
+def plain_line(outcomes: Mapping[str, int]) -> str:
+    """outcomes_line without colours: for a cell of a table."""
+    return " · ".join(f"{outcomes[name]:,} {name}" for name in OUTCOMES if outcomes.get(name))
+
+
+def plain_bar(outcomes: Mapping[str, int], width: int) -> str:
+    """bar without colours: for a cell of a table."""
+    return "".join(_BLOCKS[name] * length for name, length in shares(outcomes, width))

@@ -1,0 +1,143 @@
+"""`grange status`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from grange.cli import outcome, words
+from grange.cli.opened import home_of, is_set_up, opened
+from grange.cli.table import Column, print_fields, print_table
+
+if TYPE_CHECKING:
+    from grange.core.overview import CampaignSummary, Totals
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What `grange status --json` says. Units: bytes."""
+
+    home: str
+    set_up: bool
+    database: str | None = None
+    was_running: bool | None = None
+    store: str | None = None
+    spool_leftovers: int = 0
+    totals: Totals | None = None
+    campaigns_under_way: tuple[CampaignSummary, ...] = ()
+
+
+@click.command("status")
+@click.option("--exact", is_flag=True, help="Count everything, also where that takes seconds.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@click.pass_context
+def command(ctx: click.Context, exact: bool, as_json: bool) -> None:
+    """Show where everything is, how much there is, and what is under way.
+
+    A sleeping database is started for the question and goes back to sleep by itself. Where nothing was
+    ever computed, nothing is made.
+
+    \b
+    Example:
+      grange status
+    """
+    status = _look(ctx, home_of(ctx), exact)
+    if as_json:
+        from grange.cli.machine import emit
+
+        emit(status)
+    else:
+        _show(status)
+
+
+def _look(ctx: click.Context, home: Path, exact: bool) -> Status:
+    if not is_set_up(home):
+        return Status(str(home), set_up=False)
+    from grange.core import overview
+    from grange.core.profile import embedded_status
+
+    before = embedded_status(home)
+    with opened(ctx) as profile:
+        with profile.transaction() as cursor:
+            totals = overview.totals(cursor, exact)
+            under_way = overview.campaigns_under_way(cursor)
+        return Status(
+            str(home),
+            set_up=True,
+            database=profile.config.database,
+            was_running=None if profile.server is None else before is not None and before.running,
+            store=str(home / profile.config.store),
+            spool_leftovers=_entries(home / "spool"),
+            totals=totals,
+            campaigns_under_way=tuple(under_way),
+        )
+
+
+def _show(status: Status) -> None:
+    if status.totals is None:
+        print_fields([("profile", status.home), ("state", "not set up: nothing has been computed here yet")])
+        click.echo("\nThe first campaign, or `gr.open()` in Python, sets it up by itself.")
+        return
+    totals = status.totals
+    about = "" if totals.exact else "about "
+    left = status.spool_leftovers
+    spool = f"{words.plural(left, 'folder')} of campaigns that run or were interrupted" if left else "empty"
+    print_fields(
+        [
+            ("profile", status.home),
+            ("database", f"{_database(status)}, {words.size(totals.database_bytes)}"),
+            ("store", f"{status.store}: {_store(totals, about)}"),
+            ("spool", spool),
+            ("nodes", f"{about}{totals.nodes:,}"),
+            ("processes", f"{about}{totals.processes:,}" + _outcomes(totals)),
+        ]
+    )
+    if status.campaigns_under_way:
+        click.echo()
+        columns = [
+            Column("campaign under way", flexible=True),
+            Column("done", right=True),
+            Column("", optional=True),
+            Column("what is left or failed", flexible=True),
+        ]
+        print_table(columns, [_campaign_row(campaign) for campaign in status.campaigns_under_way])
+
+
+def _database(status: Status) -> str:
+    assert status.totals is not None
+    version = f"PostgreSQL {status.totals.server_version.split()[0]}"
+    if status.was_running is None:
+        return f"{version} at {status.database}"
+    return (
+        f"embedded {version}, {'running' if status.was_running else 'was asleep, started for this question'}"
+    )
+
+
+def _store(totals: Totals, about: str) -> str:
+    contents = f"{words.plural(totals.packs, 'object')}, {about}{words.plural(totals.blobs, 'content')}"
+    if totals.stored_bytes is None or not totals.blobs:
+        return contents
+    return f"{contents}, {words.size(totals.stored_bytes)} ({words.size(totals.content_bytes)} unpacked)"
+
+
+def _outcomes(totals: Totals) -> str:
+    line = outcome.outcomes_line(totals.outcomes)
+    return f": {line}" if line else ""
+
+
+def _campaign_row(campaign: CampaignSummary) -> list[str]:
+    done = campaign.total - campaign.unfinished
+    left = {name: count for name, count in campaign.outcomes.items() if name != "ok"}
+    share = outcome.plain_bar(campaign.outcomes, 20)
+    return [campaign.name, f"{done:,} of {campaign.total:,}", share, outcome.plain_line(left)]
+
+
+def _entries(folder: Path) -> int:
+    """How many folders of batches the spool holds; none where there is no spool."""
+    try:
+        return sum(1 for entry in folder.iterdir() if entry.is_dir())
+    except FileNotFoundError:
+        return 0
