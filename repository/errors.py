@@ -3,8 +3,10 @@
 RepositoryError
 ├── BlobMissing          no index row, or the store has not the bytes (permanent)
 ├── BlobCorrupt          the bytes do not hash to their key (permanent)
+├── ContentChanged       a file was written to while it was stored (retry when it is at rest)
 ├── PackMalformed        not a ZIP file that grange wrote (permanent)
 └── StoreError
+    ├── ObjectNameInvalid  not a name that stores keep (fix the input)
     ├── ObjectMissing    no object of that name (permanent)
     ├── StoreReadOnly    the store refuses writes: rights, read-only mount (permanent until mended)
     ├── StoreFull        no space left (permanent until mended)
@@ -36,6 +38,16 @@ class BlobCorrupt(RepositoryError):
         super().__init__(f"the bytes of blob {key} in {pack} are not what was stored: their SHA-256 differs")
 
 
+class ContentChanged(RepositoryError):
+    """A file was written to while it was being stored; nothing of it was kept."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        super().__init__(
+            f"{path} changed while it was being stored and was not kept: store it when nobody writes to it"
+        )
+
+
 class PackMalformed(RepositoryError):
     """A file that should be a pack is not one."""
 
@@ -47,6 +59,18 @@ class PackMalformed(RepositoryError):
 
 class StoreError(RepositoryError):
     """The object store did not do what it was asked."""
+
+
+class ObjectNameInvalid(StoreError):
+    """Not a name under which stores keep objects."""
+
+    def __init__(self, name: str, reason: str = "") -> None:
+        self.name = name
+        expected = (
+            "expected segments of ASCII letters, digits, '.', '_' and '-' that do not begin with '.' or '-', "
+            "separated by '/'"
+        )
+        super().__init__(f"{name!r} is no name for an object: {reason or expected}")
 
 
 class ObjectMissing(StoreError):

@@ -1,0 +1,308 @@
+"""The repository: contents by key, over any store."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+
+from grange.repository.deflate import inflated, inflated_pieces
+from grange.repository.errors import BlobCorrupt, BlobMissing, ObjectMissing, PackMalformed
+from grange.repository.index import BlobLocation, Index
+from grange.repository.key import Key, key_of
+from grange.repository.object_name import BLOBS, PACKS, blob_name, key_of_blob, pack_name
+from grange.repository.pack import TARGET_BYTES, PackReader
+from grange.repository.packing import Packing
+from grange.repository.ranges import read_merged
+from grange.repository.source import CHUNK_BYTES, Content, Readable, chunks_of
+from grange.repository.store import Contents, Range, Store
+from grange.repository.unchanged import UnchangedFile
+
+BLOB_LIMIT_BYTES = 8 << 20
+# How much of the contents of one put is in memory at a time, and so how many share a look into the index.
+_LOT_BYTES = 64 << 20
+_ROWS_AT_ONCE = 10_000
+
+
+class Repository:
+    """Contents by key: many to a pack, large ones alone; each kept once.
+
+    It holds no state but its settings: threads and processes may share a store and an index freely.
+
+    Units: pack_target_bytes: a pack is closed when it has reached this; blob_limit_bytes: what is larger
+    stands alone. verify: whether read() hashes what it reads, if it is not told.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        pack_target_bytes: int = TARGET_BYTES,
+        blob_limit_bytes: int = BLOB_LIMIT_BYTES,
+        verify: bool = True,
+    ) -> None:
+        self.store = store
+        self._pack_target_bytes = pack_target_bytes
+        self._blob_limit_bytes = blob_limit_bytes
+        self._verify = verify
+
+    def put(
+        self, contents: Iterable[bytes | Path], index: Index
+    ) -> tuple[list[Key], dict[Key, BlobLocation]]:
+        """Keep contents, each once; what the index knows is not written again.
+
+        The rows are for the caller to add to the index, in the transaction that makes their nodes visible.
+        When this returns, the bytes are on the disk; when it raises, or the caller dies, packs may be left
+        that no row points to, which pruning removes.
+
+        Shapes: n contents in, n keys out, in the same order; rows of what the index did not know.
+        Errors: StoreFull, StoreReadOnly (mend, then again), StoreUnavailable (retry); ContentChanged;
+        OSError when a file cannot be read.
+        """
+        keys: list[Key] = []
+        packing = Packing(self.store, self._pack_target_bytes)
+        for lot in self._lots(contents):
+            keys += [key for key, _ in lot]
+            fresh = {key: content for key, content in lot if key not in packing.rows}
+            known = index.find(fresh.keys()) if fresh else {}
+            for key, content in fresh.items():
+                if key in known:
+                    continue
+                if isinstance(content, bytes) and len(content) <= self._blob_limit_bytes:
+                    packing.add(key, content)
+                else:
+                    packing.rows[key] = self._put_alone(key, content)
+        packing.close()
+        return keys, packing.rows
+
+    def put_stream(self, file: Readable, index: Index) -> tuple[Key, dict[Key, BlobLocation]]:
+        """Keep what a file gives until its end; a long one is never whole in memory.
+
+        Errors: as put(); what reading the file raises.
+        """
+        head = _read_up_to(file, self._blob_limit_bytes + 1)
+        if len(head) <= self._blob_limit_bytes:
+            [key], rows = self.put([head], index)
+            return key, rows
+        digest = hashlib.sha256()
+        sizes: list[int] = []
+        with self.store.scratch(_watched(chain([head], chunks_of(file)), digest.update, sizes)) as path:
+            key = Key(digest.hexdigest())
+            if index.find([key]):
+                return key, {}
+            name = blob_name(key)
+            self.store.adopt(name, path)
+        return key, {key: _alone(name, sum(sizes))}
+
+    def adopt(self, path: Path, *, only: Collection[Key] | None = None) -> dict[Key, BlobLocation]:
+        """Take in a pack that lies in a file, as it is, by link where the file system allows; nothing is
+        hashed.
+
+        The name in the store comes from the pack's directory: the same file again is the same object and
+        gives the same rows. A pack without blobs (or without any of only) is not kept. The file must be on
+        the disk (fsync) and must never be written to afterwards.
+
+        Shapes: rows of all blobs in it, or of those of only that are.
+        Errors: PackMalformed; as put().
+        """
+        with path.open("rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            reader = PackReader(str(path), size, partial(_read_file, file.fileno()))
+        name = pack_name(reader.fingerprint)
+        rows = reader.locations(name, only)
+        if rows:
+            self.store.adopt(name, path)
+        return rows
+
+    def read(self, keys: Sequence[Key], index: Index, verify: bool | None = None) -> list[bytes]:
+        """The contents of many keys: one look into the index, one request per object.
+
+        verify: whether to hash what was read; None: as the repository was made.
+
+        Shapes: n keys in, n contents out, in the same order; a key that comes twice is read once.
+        Errors: BlobMissing with all keys that are missing, BlobCorrupt (permanent); StoreUnavailable (retry).
+        """
+        found = index.find(dict.fromkeys(keys))
+        missing = {key for key in keys if key not in found}
+        contents: dict[Key, bytes] = {}
+        for name, rows in _by_object(found).items():
+            try:
+                contents |= self._read_object(name, rows, self._verify if verify is None else verify)
+            except ObjectMissing:
+                missing |= rows.keys()
+        if missing:
+            raise BlobMissing([key for key in dict.fromkeys(keys) if key in missing])
+        return [contents[key] for key in keys]
+
+    def stream(self, key: Key, index: Index, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
+        """One content, piece by piece, in bounded memory.
+
+        It is hashed on the way: what was given is sure when the last piece has come and nothing was raised.
+
+        Units: pieces of at most chunk_bytes bytes, none empty.
+        Errors: BlobMissing; BlobCorrupt, after the last piece (permanent); StoreUnavailable (retry).
+        """
+        found = index.find([key])
+        if key not in found:
+            raise BlobMissing([key])
+        return self._stream(key, found[key], chunk_bytes)
+
+    def rebuild_index(self, index: Index, on_malformed: Callable[[PackMalformed], None] | None = None) -> int:
+        """Add the location of every blob in the store to an index; says how many there are.
+
+        A blob that lies in several packs counts in each. on_malformed: told of each object that should be a
+        pack and is not, which is then passed over; without it the first such is raised.
+        """
+        count = 0
+        for name in sorted(info.name for info in self.store.list(PACKS)):
+            try:
+                rows = self._locations(name)
+            except PackMalformed as error:
+                if on_malformed is None:
+                    raise
+                on_malformed(error)
+                continue
+            except ObjectMissing:  # pruned meanwhile
+                continue
+            index.add(rows)
+            count += len(rows)
+        alone = (
+            (key, _alone(info.name, info.size))
+            for info in self.store.list(BLOBS)
+            if (key := key_of_blob(info.name)) is not None
+        )
+        while rows := dict(islice(alone, _ROWS_AT_ONCE)):
+            index.add(rows)
+            count += len(rows)
+        return count
+
+    def _lots(self, contents: Iterable[bytes | Path]) -> Iterator[list[tuple[Key, bytes | Path]]]:
+        lot: list[tuple[Key, bytes | Path]] = []
+        size = 0
+        for content in contents:
+            key, content = self._named(content)
+            lot.append((key, content))
+            size += len(content) if isinstance(content, bytes) else 0
+            if size >= _LOT_BYTES:
+                yield lot
+                lot, size = [], 0
+        if lot:
+            yield lot
+
+    def _named(self, content: bytes | Path) -> tuple[Key, bytes | Path]:
+        if not isinstance(content, Path):
+            return key_of(content), content
+        with content.open("rb", buffering=0) as file:
+            head = _read_small(file, self._blob_limit_bytes)
+            if len(head) <= self._blob_limit_bytes:
+                return key_of(head), head
+            digest = hashlib.sha256(head)
+            for chunk in chunks_of(file):
+                digest.update(chunk)
+        return Key(digest.hexdigest()), content
+
+    def _put_alone(self, key: Key, content: bytes | Path) -> BlobLocation:
+        name = blob_name(key)
+        if isinstance(content, bytes):
+            self.store.put_if_absent(name, content)
+            return _alone(name, len(content))
+        with content.open("rb", buffering=0) as file:
+            checked = UnchangedFile(file, key, str(content))
+            if not self.store.put_if_absent(name, checked):
+                size = self.store.head(name)
+                if size is None:
+                    raise ObjectMissing(name, repr(self.store))
+                return _alone(name, size)
+        return _alone(name, checked.size)
+
+    def _read_object(self, name: str, rows: Mapping[Key, BlobLocation], verify: bool) -> dict[Key, bytes]:
+        ranges = [(row.offset, row.stored_size) for row in rows.values()]
+        parts = read_merged(partial(self.store.get_ranges, name), ranges, self.store.merge_gap_bytes)
+        contents = {}
+        for (key, row), part in zip(rows.items(), parts, strict=True):
+            content = bytes(part) if row.codec == "stored" else inflated(part, row.size)
+            if content is None or len(content) != row.size or (verify and key_of(content) != key):
+                raise BlobCorrupt(key, name)
+            contents[key] = content
+        return contents
+
+    def _stream(self, key: Key, row: BlobLocation, chunk_bytes: int) -> Iterator[bytes]:
+        digest = hashlib.sha256()
+        pieces = self._stored_pieces(key, row, chunk_bytes)
+        if row.codec == "deflate":
+            pieces = inflated_pieces(pieces, chunk_bytes)
+        given = 0
+        for piece in pieces:
+            digest.update(piece)
+            given += len(piece)
+            if given > row.size:
+                break
+            yield piece
+        if given != row.size or digest.hexdigest() != key:
+            raise BlobCorrupt(key, row.object_name)
+
+    def _stored_pieces(self, key: Key, row: BlobLocation, chunk_bytes: int) -> Iterator[bytes]:
+        end = row.offset + row.stored_size
+        for offset in range(row.offset, end, chunk_bytes):
+            try:
+                [piece] = self.store.get_ranges(row.object_name, [(offset, min(chunk_bytes, end - offset))])
+            except ObjectMissing:
+                raise BlobMissing([key]) from None
+            if not piece:
+                return
+            yield piece
+
+    def _locations(self, name: str) -> dict[Key, BlobLocation]:
+        size = self.store.head(name)
+        if size is None:
+            raise ObjectMissing(name, repr(self.store))
+        read = partial(self.store.get_ranges, name)
+        return PackReader(name, size, read, self.store.merge_gap_bytes).locations(name)
+
+
+def _alone(name: str, size: int) -> BlobLocation:
+    return BlobLocation(name, 0, size, "stored", size)
+
+
+def _by_object(found: Mapping[Key, BlobLocation]) -> dict[str, dict[Key, BlobLocation]]:
+    groups: dict[str, dict[Key, BlobLocation]] = {}
+    for key, row in found.items():
+        groups.setdefault(row.object_name, {})[key] = row
+    return groups
+
+
+def _watched(
+    chunks: Iterable[Content], update: Callable[[Content], object], sizes: list[int]
+) -> Iterator[Content]:
+    for chunk in chunks:
+        update(chunk)
+        sizes.append(len(chunk))
+        yield chunk
+
+
+def _read_up_to(file: Readable, size: int) -> bytes:
+    """Read until the end or until there are size bytes: one call of read may give less."""
+    content = file.read(size)
+    while len(content) < size and (more := file.read(size - len(content))):
+        content += more
+    return content
+
+
+def _read_small(file: io.FileIO, limit_bytes: int) -> bytes:
+    """The content of a file; more than limit_bytes of it if it is longer.
+
+    Asks for as much as the file has: a buffer of the limit for each small file costs more than reading it.
+    """
+    size = os.fstat(file.fileno()).st_size
+    content = _read_up_to(file, min(size, limit_bytes) + 1)
+    if len(content) > size:  # it has grown
+        content += _read_up_to(file, max(0, limit_bytes + 1 - len(content)))
+    return content
+
+
+def _read_file(descriptor: int, ranges: Sequence[Range]) -> Contents:
+    return [os.pread(descriptor, length, offset) for offset, length in ranges]
