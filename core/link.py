@@ -61,7 +61,7 @@ _LABEL = re.compile(r"[A-Za-z](?:[A-Za-z0-9_]*[A-Za-z0-9])?", re.ASCII)
 
 @lru_cache(maxsize=4096)
 def is_label(label: str) -> bool:
-    """Whether a text can label a link: ASCII letters, digits, underscores; a letter first, no underscore last."""
+    """Whether a text can label a link: ASCII letters, digits, underscores; no underscore at an end."""
     return isinstance(label, str) and _LABEL.fullmatch(label) is not None
 
 

@@ -72,7 +72,7 @@ class Node:
     _attributes: dict[str, Any]
     _extras: dict[str, Any] | None
     _files: Mapping[str, Content]
-    _contents: dict[str, bytes] | None
+    _contents: dict[str, bytes | Path] | None
     _computer_id: int | None
     _process_type: str | None
     _reader: Reader | None
@@ -170,15 +170,24 @@ class Node:
         return {path: found[path] for path in wanted}
 
     def _content_in_memory(self, path: str) -> bytes | None:
-        if self._contents is not None and path in self._contents:
-            return self._contents[path]
         if path not in self._files:
             there = ", ".join(sorted(self._files)) or "none"
             raise FileNotFoundError(f"{self!r} has no file {path!r}; its files: {there}")
         content = self._files[path]
-        if isinstance(content, bytes):
-            return content
-        return content.read_bytes() if isinstance(content, Path) else None
+        if self._contents is not None:
+            content = self._contents.get(path, content)
+        if isinstance(content, Path):
+            return self._read_where_it_lay(path, content)
+        return content if isinstance(content, bytes) else None
+
+    def _read_where_it_lay(self, path: str, place: Path) -> bytes | None:
+        """The content of a file that was given by its place; None if it is stored and lies there no more."""
+        if self.id is None:
+            return place.read_bytes()
+        if self._reader is not None:
+            return None
+        content = place.read_bytes()
+        return content if key_of(content) == self._files[path] else None
 
     def _fetch(self, paths: list[str]) -> dict[str, bytes]:
         if self._reader is None:
@@ -290,7 +299,7 @@ class Data(Node):
         """Let an assignment to value say why it is refused."""
         own = vars(cls).get("value")
         if isinstance(own, property):
-            cls.value = own.setter(_refuse_value)  # type: ignore[method-assign]
+            cls.value = own.setter(_refuse_value)  # type: ignore[assignment, method-assign]
 
     @classmethod
     def from_attributes(
@@ -316,7 +325,7 @@ class Data(Node):
         return self._hash
 
 
-Data.value = Data.value.setter(_refuse_value)  # type: ignore[method-assign, assignment, attr-defined]
+Data.value = Data.value.setter(_refuse_value)  # type: ignore[method-assign, attr-defined]
 
 
 @register

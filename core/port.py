@@ -213,7 +213,7 @@ def _read_class(cls: type) -> Ports:
     return Ports(ports.values())
 
 
-def _resolved(annotation: Any, scope: Mapping[str, Any]) -> object | None:
+def _resolved(annotation: Any, scope: Mapping[str, Any]) -> Any:
     """An annotation as a type; a text is evaluated where it was written.
 
     None where there is none, or where it names what is only imported for type checkers: then every value
@@ -224,13 +224,13 @@ def _resolved(annotation: Any, scope: Mapping[str, Any]) -> object | None:
     if annotation is None:
         return type(None)
     if not isinstance(annotation, str):
-        return annotation  # type: ignore[no-any-return]
+        return annotation
     try:
         # The user's own annotation, which Python itself would have evaluated at the definition.
         resolved = eval(annotation, dict(scope))  # noqa: S307
     except Exception:  # whatever a foreign expression raises
         return None
-    return type(None) if resolved is None else resolved  # type: ignore[no-any-return]
+    return type(None) if resolved is None else resolved
 
 
 # ---------------------------------------------------------------- checking what is given
