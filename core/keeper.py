@@ -1,7 +1,8 @@
 """Stops an embedded PostgreSQL that nobody uses any more.
 
-Run by file path as `python -I -S keeper.py FOLDER IDLE_S STOP_ARGV…`, detached: it has to outlive whoever
-started it, and must cost little, so it is one file that imports the standard library alone.
+Run by file path as `python -I -S keeper.py FOLDER LOCK IDLE_S STOP_ARGV…`, detached: it has to outlive
+whoever started it, and must cost little, so it is one file that imports the standard library alone. LOCK
+is the number of an inherited descriptor that holds FOLDER/keeper.lock: it says that a keeper is there.
 
 Users of the server hold a shared flock on FOLDER/users.lock while they live; the kernel drops it when
 they die in whatever way. The keeper asks for the exclusive lock now and then. While it holds it, a new
@@ -21,21 +22,18 @@ import time
 LOG_LIMIT = 4 * 1024 * 1024
 
 
-def keep(folder: str, idle_s: float, stop: list[str]) -> None:
+def keep(folder: str, lock: int, idle_s: float, stop: list[str]) -> None:
     """Wait until the server has been without users for idle_s seconds, then stop it."""
     try:
-        lock = os.open(os.path.join(folder, "keeper.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         users = os.open(os.path.join(folder, "users.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError:
         return
-    if not _lock_within(lock, 1.0):
-        return  # another keeper is there
     pause_s = min(5.0, idle_s / 4)
     seen_busy = time.time()
     while True:
         time.sleep(pause_s)
         _bound_log(os.path.join(folder, "data", "..", "server.log"))
-        if not _lock_within(users, 0.0):
+        if not _try_lock(users):
             seen_busy = time.time()
             continue
         # Whoever opened and closed between two looks has touched the lock file.
@@ -53,17 +51,12 @@ def keep(folder: str, idle_s: float, stop: list[str]) -> None:
         return
 
 
-def _lock_within(descriptor: int, wait_s: float) -> bool:
-    deadline = time.monotonic() + wait_s
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(0.02)
-        else:
-            return True
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _bound_log(path: str) -> None:
@@ -77,4 +70,4 @@ def _bound_log(path: str) -> None:
 
 
 if __name__ == "__main__":
-    keep(sys.argv[1], float(sys.argv[2]), sys.argv[3:])
+    keep(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), sys.argv[4:])

@@ -155,23 +155,34 @@ class Server:
         return self.binaries or find_binaries()
 
     def _ensure_keeper(self) -> None:
-        descriptor = _open_lock(self.folder / "keeper.lock")
+        lock = _open_lock(self.folder / "keeper.lock")
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stop = _stop_command(self.folder, self._binaries())
+            # The keeper inherits the lock, so there is never a second one.
+            keep = (keeper.__file__, str(self.folder), str(lock), str(self.idle_s), *stop)
+            # By way of a shell that ends at once: the keeper is nobody's child and leaves no zombie.
+            subprocess.run(
+                (
+                    "/bin/sh",
+                    "-c",
+                    '"$@" </dev/null >/dev/null 2>&1 &',
+                    "sh",
+                    sys.executable,
+                    "-I",
+                    "-S",
+                    *keep,
+                ),
+                cwd="/",
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                pass_fds=(lock,),
+                check=False,
+            )
         except BlockingIOError:
             return
         finally:
-            os.close(descriptor)
-        stop = _stop_command(self.folder, self._binaries())
-        keep = (sys.executable, "-I", "-S", keeper.__file__, str(self.folder), str(self.idle_s), *stop)
-        # By way of a shell that ends at once, so that the keeper is nobody's child and leaves no zombie.
-        subprocess.run(
-            ("/bin/sh", "-c", '"$@" </dev/null >/dev/null 2>&1 &', "sh", *keep),
-            cwd="/",
-            start_new_session=True,
-            stdin=subprocess.DEVNULL,
-            check=False,
-        )
+            os.close(lock)
 
 
 def find_binaries() -> Path:
@@ -359,7 +370,7 @@ def _become_server(server_lock: int, data: Path) -> bool:
         if head is not None and _is_ready(data):
             return False
         waited = time.monotonic() - began
-        if head is None and waited > 2.0 and not told:
+        if head is None and waited > 1.0 and not told:
             told = True
             for pid in _processes_in(data):
                 with contextlib.suppress(OSError):

@@ -8,6 +8,7 @@ shows it another uid while its files stay theirs. Where namespaces are refused, 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import pwd
@@ -70,6 +71,8 @@ def choose_account(data: Path, binaries: Path) -> ServerAccount:
     os.chown(place, NOBODY, NOBODY)
     refusal_of_nobody = _try(_SETPRIV, postgres, place)
     if refusal_of_nobody is not None:
+        with contextlib.suppress(OSError):
+            place.rmdir()
         raise DatabaseUnavailable(
             "PostgreSQL refuses to run as root; neither a user namespace "
             f"({refusal}) nor the user nobody ({refusal_of_nobody}) can run {postgres}: "
