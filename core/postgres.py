@@ -20,6 +20,7 @@ which the kernel drops with their holders, never from pid files alone.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import importlib.util
 import os
@@ -108,7 +109,7 @@ class Server:
         """Become a user of the server; make and start it where that is needed.
 
         Errors: DatabaseUnavailable when it cannot be made or started; OSError when the folder cannot be
-        written.
+        written or is full.
         """
         _make_private(self.folder)
         self._users = _open_lock(self.folder / "users.lock")
@@ -242,10 +243,10 @@ def _make_cluster(folder: Path, binaries: Path, start_lock: int) -> None:
     data = _resolve_link(folder / "data")
     free = shutil.disk_usage(data.parent).free
     if free < _SPACE_NEEDED:
-        raise DatabaseUnavailable(
-            f"{data.parent}: no space left for a database: {free // 1_000_000} MB free, "
-            f"{_SPACE_NEEDED // 1_000_000} MB needed"
+        words = (
+            f"no space for a database: {free // 1_000_000} MB free, {_SPACE_NEEDED // 1_000_000} MB needed"
         )
+        raise OSError(errno.ENOSPC, words, str(data.parent))
     new = data.with_name("data.new")
     shutil.rmtree(new, ignore_errors=True)
     password_file = data.with_name("password.new")

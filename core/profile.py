@@ -8,13 +8,14 @@ from __future__ import annotations
 import atexit
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from psycopg2 import errors as driver
+from psycopg2 import extensions
 
 from grange.core import database, migrate, worker
 from grange.core.blob_index import PostgresIndex
@@ -26,7 +27,7 @@ from grange.core.profile_file import EMBEDDED, ProfileFile, read_profile_file
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from grange.repository import Repository
+    from grange.repository import Key, Repository
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +166,17 @@ class Profile:
         """The index of the files, in the transaction of a cursor."""
         return PostgresIndex(cursor)
 
+    def read_files(self, keys: Sequence[Key]) -> list[bytes]:
+        """The contents of keys, in one go: what loaded nodes read their files with.
+
+        Inside a transaction or outside of any.
+        """
+        if self.connection.info.transaction_status == extensions.TRANSACTION_STATUS_IDLE:
+            with self.transaction() as cursor:
+                return self.repository.read(keys, self.index(cursor))
+        with self.connection.cursor() as cursor:
+            return self.repository.read(keys, self.index(cursor))
+
     @property
     def spool(self) -> Path:
         """The folder through which chunks go out and result packs come back."""
@@ -277,8 +289,9 @@ def _reasons(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = error.filename or path
+        blocked = isinstance(error, FileExistsError | NotADirectoryError)
+        reason = "there is a file in the place of a folder" if blocked else error.strerror or str(error)
         raise ProfileInvalid(
-            f"{where}: {error.strerror or error}. The profile needs a folder that can be written, "
-            "with space left; GRANGE_HOME names another one"
+            f"{error.filename or path}: {reason}. A profile needs a folder that can be written and has space "
+            "left; GRANGE_HOME names another one"
         ) from error
