@@ -259,7 +259,7 @@ def _connect_embedded(server: Server) -> Connection:
     try:
         return database.connect(server.dsn())
     except DatabaseUnavailable as error:
-        if "does not exist" not in str(error):
+        if 'database "grange" does not exist' not in str(error):
             # It ended between our look and our call: once more, with a start.
             server.ensure_running()
             return database.connect(server.dsn())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 import uuid
 from collections.abc import Iterator
 
@@ -104,8 +106,6 @@ def test_ids_grow_and_are_nobody_elses(profile: Profile) -> None:
 
 def test_ids_when_others_take_some_in_between(profile: Profile) -> None:
     """Another session draws ids all the time, so that a block is seldom whole."""
-    import threading
-
     further = profile.connect()
     stop = threading.Event()
     others: list[int] = []
@@ -124,7 +124,7 @@ def test_ids_when_others_take_some_in_between(profile: Profile) -> None:
             ids = database.reserve_ids(cursor, 20_000)
         assert len(ids) == 20_000
         broken += not isinstance(ids, range)
-        assert all(a < b for a, b in zip(ids, ids[1:], strict=False))
+        assert all(a < b for a, b in itertools.pairwise(ids))
         taken += ids
     stop.set()
     thread.join()
@@ -179,8 +179,6 @@ def test_a_known_key_keeps_its_place(profile: Profile) -> None:
 
 def test_two_transactions_that_add_the_same(profile: Profile) -> None:
     """The second waits for the first; both blobs and packs are there once, and nothing is lost."""
-    import threading
-
     further = profile.connect()
     shared: dict[Key, BlobLocation] = {
         key_of(b"%d" % number): location("pack", number) for number in range(100)
@@ -209,9 +207,6 @@ def test_two_transactions_that_add_the_same(profile: Profile) -> None:
 
 
 def test_what_the_database_refuses_in_our_words(profile: Profile) -> None:
-    with (
-        pytest.raises(DatabaseUnavailable, match="does not let this user write"),
-        profile.transaction() as cursor,
-    ):
-        cursor.execute("SET TRANSACTION READ ONLY")
-        cursor.execute("DELETE FROM node")
+    with pytest.raises(DatabaseUnavailable, match="does not let this user write"):
+        with profile.transaction() as cursor:
+            cursor.execute("SET TRANSACTION READ ONLY; DELETE FROM node")

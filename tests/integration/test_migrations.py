@@ -80,26 +80,28 @@ def test_opening_imports_no_alembic(tmp_path: Path, new_database: Callable[..., 
     assert done.stdout == "[]\n"
 
 
-def test_two_that_open_an_empty_database_at_once(new_database: Callable[..., str]) -> None:
-    for ways in ((ensure, ensure, ensure), (ensure, migrate.migrate)):
-        url = new_database("template0")
-        barrier = threading.Barrier(len(ways))
-        errors: list[BaseException] = []
+@pytest.mark.parametrize("ways", [(ensure, ensure, ensure), (ensure, migrate.migrate)])
+def test_two_that_open_an_empty_database_at_once(
+    new_database: Callable[..., str], ways: tuple[Callable[[str], None], ...]
+) -> None:
+    url = new_database("template0")
+    barrier = threading.Barrier(len(ways))
+    errors: list[BaseException] = []
 
-        def run(way: Callable[[str], None], url: str = url, barrier: threading.Barrier = barrier) -> None:
-            try:
-                barrier.wait()
-                way(url)
-            except BaseException as error:
-                errors.append(error)
+    def run(way: Callable[[str], None]) -> None:
+        try:
+            barrier.wait()
+            way(url)
+        except BaseException as error:
+            errors.append(error)
 
-        threads = [threading.Thread(target=run, args=(way,)) for way in ways]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert errors == []
-        ensure(url)
+    threads = [threading.Thread(target=run, args=(way,)) for way in ways]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    ensure(url)
 
 
 @pytest.mark.parametrize(

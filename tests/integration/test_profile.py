@@ -171,10 +171,14 @@ def test_transactions(profile: Profile) -> None:
         cursor.execute("INSERT INTO \"user\" (email) VALUES ('kept')")
         with pytest.raises(RuntimeError, match="not nested"), profile.transaction():
             pass
-    with pytest.raises(ZeroDivisionError):
+
+    def fail() -> None:
         with profile.transaction() as cursor:
             cursor.execute("INSERT INTO \"user\" (email) VALUES ('lost')")
             raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     with profile.transaction() as cursor:
         cursor.execute("SELECT email FROM \"user\" WHERE email IN ('kept', 'lost')")
         assert cursor.fetchall() == [("kept",)]
