@@ -1,0 +1,62 @@
+"""How many tasks go into a chunk: pure functions of what was measured.
+
+A chunk is to last long enough to bury its start-up cost and short enough to balance; towards the end of
+the queue chunks shrink, so that all slots end together.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Sizing:
+    """What a chunk is held to.
+
+    target_s: how long a chunk should take. start_s: what starting one costs; a chunk is never
+    made shorter than ten times that for balance's sake. first: the size while nothing is known.
+    Units: seconds; first and most in tasks.
+    """
+
+    target_s: float = 0.75
+    start_s: float = 0.004
+    first: int = 8
+    most: int = 4000
+
+
+#: For a node of a cluster: minutes, because each chunk starts an interpreter and goes through a server.
+CLUSTER = Sizing(target_s=120.0, start_s=0.3, first=8, most=20000)
+
+
+def chunk_size(queued: int, slots: int, task_s: float | None, sizing: Sizing) -> int:
+    """How many of the queued tasks the next chunk should hold.
+
+    task_s: the expected duration of one task in seconds, None while none has been measured. The share
+    of a slot is halved (guided self-scheduling), so that an estimate that was too low is mended later.
+    """
+    if queued <= 0:
+        return 0
+    share = math.ceil(queued / (2 * max(1, slots)))
+    if task_s is None:
+        return min(queued, sizing.first, share)
+    each = max(task_s, 1e-6)
+    worth = math.ceil(10 * sizing.start_s / each)
+    wanted = min(max(1, round(sizing.target_s / each)), max(share, worth))
+    return max(1, min(queued, wanted, sizing.most))
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What one task of a kind takes, learned from chunks. Units: seconds."""
+
+    task_s: float | None = None
+
+    def after(self, tasks: int, wall_s: float) -> Estimate:
+        """The estimate after one more chunk; later chunks count more, because kinds drift."""
+        if tasks <= 0:
+            return self
+        measured = wall_s / tasks
+        if self.task_s is None:
+            return Estimate(measured)
+        return Estimate(0.5 * self.task_s + 0.5 * measured)

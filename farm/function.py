@@ -1,0 +1,179 @@
+"""Making a Python function ready to travel to a runner."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+import sysconfig
+import textwrap
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+from grange.farm.errors import FunctionNotShippable
+from grange.farm.task import ShippedFunction
+
+
+def ship(function: Callable[..., Any]) -> ShippedFunction:
+    """Make a function ready to travel: by reference if a fresh interpreter can import it, else by value.
+
+    What lives in a script, a notebook or inside another function goes by value, with what it refers to.
+    A function behind a decorator that keeps it as __wrapped__ goes by reference.
+    Errors: FunctionNotShippable, which names what stands in the way.
+    """
+    if not callable(function):
+        raise FunctionNotShippable(repr(function), f"it is no function but a {type(function).__name__}")
+    name = _name(function)
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise FunctionNotShippable(name, "it is a generator; let it return a list")
+    if inspect.iscoroutinefunction(function):
+        raise FunctionNotShippable(name, "it is a coroutine (async def); only plain functions are run")
+    module = getattr(function, "__module__", None) or ""
+    qualname = _reference(function, module)
+    if qualname is not None:
+        path = _import_path(sys.modules[module])
+        if path is not None:
+            return ShippedFunction(name, module, qualname, path, None, _source(function))
+    return ShippedFunction(
+        name,
+        module,
+        getattr(function, "__qualname__", name),
+        _path_of_value(module),
+        _pickled(function, name),
+        _source(function),
+    )
+
+
+def _name(function: Callable[..., Any]) -> str:
+    while isinstance(function, partial):
+        function = function.func
+    return getattr(function, "__name__", None) or type(function).__name__
+
+
+def _reference(function: Callable[..., Any], module: str) -> str | None:
+    """The dotted name under which the function's module has it, or None."""
+    qualname = getattr(function, "__qualname__", None)
+    if not qualname or module in ("", "__main__", "__mp_main__") or "<" in qualname:
+        return None
+    found: Any = sys.modules.get(module)
+    for part in qualname.split("."):
+        found = getattr(found, part, None)
+    while found is not None and found is not function:
+        found = getattr(found, "__wrapped__", None)
+        qualname += ".__wrapped__"
+    return qualname if found is function else None
+
+
+def _import_path(module: ModuleType) -> str | None:
+    """The folder to put on sys.path so that a fresh interpreter finds the module: "" where none is needed,
+    None where it would not find it at all."""
+    spec = module.__spec__
+    if spec is None:
+        return None
+    if spec.origin in ("built-in", "frozen"):
+        return ""
+    root = _root(module)
+    if root is None:
+        return None
+    for entry in sys.path:
+        if os.path.realpath(entry or ".") == os.path.realpath(root):
+            return "" if _is_installed(root) else os.path.abspath(entry or ".")
+    top = module.__name__.partition(".")[0]
+    for finder in sys.meta_path:
+        found = finder.find_spec(top, None) if hasattr(finder, "find_spec") else None
+        if found is not None:
+            # Found by a finder of an editable installation, which every interpreter has.
+            return "" if found.origin == getattr(sys.modules.get(top), "__file__", None) else None
+    return None
+
+
+def _root(module: ModuleType) -> str | None:
+    """The folder that holds the module's outermost package."""
+    file = getattr(module, "__file__", None)
+    if file is None:
+        return None
+    levels = module.__name__.count(".") + (os.path.basename(file).startswith("__init__."))
+    root = os.path.dirname(os.path.abspath(file))
+    for _ in range(levels):
+        root = os.path.dirname(root)
+    return root
+
+
+def _is_installed(root: str) -> bool:
+    return any(
+        os.path.realpath(root) == os.path.realpath(sysconfig.get_path(place))
+        or os.path.realpath(root) == os.path.join(os.path.realpath(sysconfig.get_path(place)), "lib-dynload")
+        for place in ("stdlib", "platstdlib", "purelib", "platlib")
+    )
+
+
+def _path_of_value(module: str) -> str:
+    """Where a function that goes by value finds the modules that it imports: beside its own, or its script."""
+    if module not in ("", "__main__", "__mp_main__") and module in sys.modules:
+        path = _import_path(sys.modules[module])
+        if path is not None:
+            return path
+    return os.path.abspath(sys.path[0] or ".") if sys.path else ""
+
+
+def _pickled(function: Callable[..., Any], name: str) -> bytes:
+    import cloudpickle
+
+    try:
+        content: bytes = cloudpickle.dumps(function, 5)
+        return content
+    except Exception as problem:
+        raise FunctionNotShippable(name, _culprit(function, problem)) from problem
+
+
+def _culprit(function: Callable[..., Any], problem: Exception) -> str:
+    """What of the things that a function refers to cannot be pickled."""
+    import cloudpickle
+
+    for what, value in _parts(function):
+        try:
+            cloudpickle.dumps(value, 5)
+        except Exception as reason:
+            kind = type(value)
+            shown = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+            return f"{what} is a {shown}, which cannot be pickled ({reason})"
+    return f"it cannot be pickled: {problem}"
+
+
+def _parts(function: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(function, partial):
+        for number, value in enumerate(function.args):
+            yield f"its bound argument {number}", value
+        for name, value in function.keywords.items():
+            yield f"its bound argument {name!r}", value
+        yield from _parts(function.func)
+        return
+    if inspect.ismethod(function):
+        yield "the object that it is a method of", function.__self__
+        return
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return
+    for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=False):
+        try:
+            yield f"its variable {name!r}", cell.cell_contents
+        except ValueError:
+            continue
+    for name in code.co_names:
+        if name in function.__globals__:
+            yield f"the global variable {name!r}", function.__globals__[name]
+    for name, value in (function.__kwdefaults__ or {}).items():
+        yield f"the default of {name!r}", value
+    for value in function.__defaults__ or ():
+        yield "the default of an argument", value
+
+
+def _source(function: Callable[..., Any]) -> str:
+    while isinstance(function, partial):
+        function = function.func
+    try:
+        return textwrap.dedent(inspect.getsource(function))
+    except (OSError, TypeError):
+        return ""

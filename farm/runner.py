@@ -1,0 +1,2121 @@
+"""The runner: works through chunks of tasks where the cores are.
+
+One file, standard library only, Python 3.9 or newer: it is what travels to a compute node.
+
+    runner.py run CHUNK_FOLDER     one chunk; a crash of the interpreter is survived by starting it again
+    runner.py serve PARENT_PID     chunk after chunk; requests as JSON lines on standard input, reports as
+                                   JSON lines on standard output, end of input ends it
+
+A chunk folder holds chunk.zip (chunk.json, blobs of input files, calls.pickle) and gets
+
+    result-<n>.zip    a result pack: blobs named by key, and manifest.json as its last member
+    marks             four bytes a task: not begun, running for the k-th time, or done in pack n
+    cancel            a JSON list of ids to end (empty: all), written by the executor
+    stdout, stderr    what a call of a function prints, taken away after each call
+
+Order of writes of a pack: result-<n>.part, fsync, marks, rename. A .part that marks point at is complete,
+so whoever comes next renames it; any other is rubbish. So no task is lost, and none runs twice.
+"""
+
+# zip() has no strict= before Python 3.10, and contextlib costs a fifth of the start-up time.
+# ruff: noqa: B905, SIM105
+from __future__ import annotations
+
+import array
+import enum
+import errno
+import faulthandler
+import fcntl
+import functools
+import hashlib
+import json
+import os
+import signal
+import stat
+import struct
+import sys
+import threading
+import time
+import zlib
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Set, Tuple
+
+FORMAT = 1
+#: The exit code of a runner that cannot write to its spool (EX_CANTCREAT).
+EXIT_UNWRITABLE = 73
+#: After so many deaths of the runner while it runs, a task is taken for the cause.
+DEATHS = 3
+#: Larger files are streamed into the pack, never held whole in memory.
+WHOLE_FILE = 1 << 20
+#: A part result of this size is handed over at once.
+PACK_BYTES = 32 << 20
+MIB = 1 << 20
+
+RUNNING = 0x80000000
+LOCAL_HEADER = struct.Struct("<4s5H3I2H")
+CENTRAL_HEADER = struct.Struct("<4s6H3I5H2I")
+END = struct.Struct("<4s4H2IH")
+END64 = struct.Struct("<4sQ2H2I4Q")
+LOCATOR64 = struct.Struct("<4sIQI")
+#: 1980-01-01: packs of equal content are equal bytes.
+DOS_DATE = 0x21
+
+Json = Dict[str, Any]
+
+
+class SpoolFailed(Exception):
+    """The spool cannot be written: full, read-only, no rights."""
+
+
+class Ended(BaseException):
+    """The runner was told to end; not an Exception, so that a function's own handlers let it pass."""
+
+
+class Cancelled(BaseException):
+    """The running call was cancelled."""
+
+
+# ---------------------------------------------------------------------------------------------- ZIP files
+
+
+def deflated(content: bytes) -> Optional[bytes]:
+    """The content deflated, where that saves at least a tenth; level 1, because nodes are for computing."""
+    if len(content) <= 4096:
+        return None
+    if len(content) > 65536 and len(zlib.compress(content[:16384], 1)) > 14746:
+        return None
+    squeeze = zlib.compressobj(1, zlib.DEFLATED, -15)
+    smaller = squeeze.compress(content) + squeeze.flush()
+    return smaller if len(smaller) < 0.9 * len(content) else None
+
+
+class ZipWriter:
+    """Writes a ZIP file member after member; a fifth of zipfile's cost for small members.
+
+    Errors: SpoolFailed where the file cannot be written.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._fd = spool_open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        self._buffer: List[bytes] = []
+        self._buffered = 0
+        self._directory: List[bytes] = []
+        self.offset = 0
+
+    def add(self, name: str, content: bytes) -> None:
+        """Add one member that is at hand."""
+        smaller = deflated(content)
+        data, method = (content, 0) if smaller is None else (smaller, 8)
+        label, crc, start = name.encode(), zlib.crc32(content), self.offset
+        self._write(
+            LOCAL_HEADER.pack(
+                b"PK\3\4", 20, 0x800, method, 0, DOS_DATE, crc, len(data), len(content), len(label), 0
+            )
+        )
+        self._write(label)
+        self._write(data)
+        self._list(label, method, crc, len(data), len(content), start)
+
+    def add_file(self, fd: int, size: int, known: Callable[[str], bool]) -> str:
+        """Add an open file, named by its key, in one pass and in pieces; dropped again if it is known.
+
+        Errors: OSError of reading the file.
+        """
+        self._flush()
+        start = self.offset
+        extra = 20 if size >= 1 << 31 else 0
+        body = start + LOCAL_HEADER.size + 64 + extra
+        digest, crc, length, position = hashlib.sha256(), 0, 0, body
+        squeeze = None
+        piece = os.pread(fd, WHOLE_FILE, 0)
+        if deflated(piece) is not None:
+            squeeze = zlib.compressobj(1, zlib.DEFLATED, -15)
+        try:
+            while piece:
+                digest.update(piece)
+                crc = zlib.crc32(piece, crc)
+                length += len(piece)
+                position += self._write_at(squeeze.compress(piece) if squeeze else piece, position)
+                piece = os.pread(fd, WHOLE_FILE, length)
+            if squeeze:
+                position += self._write_at(squeeze.flush(), position)
+            key = digest.hexdigest()
+            if known(key):
+                position = start
+            else:
+                stored = position - body
+                if not extra and max(stored, length) >= 0xFFFFFFFF:
+                    raise OSError(errno.EFBIG, "grew while it was read")
+                header = LOCAL_HEADER.pack(
+                    b"PK\3\4",
+                    45 if extra else 20,
+                    0x800,
+                    8 if squeeze else 0,
+                    0,
+                    DOS_DATE,
+                    crc,
+                    0xFFFFFFFF if extra else stored,
+                    0xFFFFFFFF if extra else length,
+                    64,
+                    extra,
+                )
+                zip64 = struct.pack("<HHQQ", 1, 16, length, stored) if extra else b""
+                self._write_at(header + key.encode() + zip64, start)
+                self._list(key.encode(), 8 if squeeze else 0, crc, stored, length, start)
+        except OSError:
+            os.ftruncate(self._fd, start)
+            raise
+        os.ftruncate(self._fd, position)
+        os.lseek(self._fd, position, os.SEEK_SET)
+        self.offset = position
+        return key
+
+    def close(self, sync: bool = True) -> None:
+        """Write the central directory; everything is on the disk when this returns."""
+        directory = b"".join(self._directory)
+        start, count, size = self.offset, len(self._directory), len(directory)
+        self._write(directory)
+        if count >= 0xFFFF or start >= 0xFFFFFFFF or size >= 0xFFFFFFFF:
+            self._write(END64.pack(b"PK\6\6", 44, 45, 45, 0, 0, count, count, size, start))
+            self._write(LOCATOR64.pack(b"PK\6\7", 0, start + size, 1))
+        self._write(
+            END.pack(
+                b"PK\5\6",
+                0,
+                0,
+                min(count, 0xFFFF),
+                min(count, 0xFFFF),
+                min(size, 0xFFFFFFFF),
+                min(start, 0xFFFFFFFF),
+                0,
+            )
+        )
+        self._flush()
+        try:
+            if sync:
+                os.fsync(self._fd)
+            os.close(self._fd)
+        except OSError as problem:
+            raise SpoolFailed(str(problem)) from problem
+
+    def abandon(self) -> None:
+        """Close without finishing; the file is rubbish."""
+        os.close(self._fd)
+
+    def _list(self, label: bytes, method: int, crc: int, stored: int, size: int, start: int) -> None:
+        wide = [number for number in (size, stored, start) if number >= 0xFFFFFFFF]
+        extra = struct.pack("<HH%dQ" % len(wide), 1, 8 * len(wide), *wide) if wide else b""
+        self._directory.append(
+            CENTRAL_HEADER.pack(
+                b"PK\1\2",
+                (3 << 8) | (45 if wide else 20),
+                45 if wide else 20,
+                0x800,
+                method,
+                0,
+                DOS_DATE,
+                crc,
+                min(stored, 0xFFFFFFFF),
+                min(size, 0xFFFFFFFF),
+                len(label),
+                len(extra),
+                0,
+                0,
+                0,
+                0o100644 << 16,
+                min(start, 0xFFFFFFFF),
+            )
+            + label
+            + extra
+        )
+
+    def _write(self, data: bytes) -> None:
+        self._buffer.append(data)
+        self._buffered += len(data)
+        self.offset += len(data)
+        if self._buffered > WHOLE_FILE:
+            self._flush()
+
+    def _flush(self) -> None:
+        data = b"".join(self._buffer)
+        self._buffer.clear()
+        self._buffered = 0
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self._fd, view) :]
+        except OSError as problem:
+            raise SpoolFailed(str(problem)) from problem
+
+    def _write_at(self, data: bytes, position: int) -> int:
+        view = memoryview(data)
+        try:
+            while view:
+                written = os.pwrite(self._fd, view, position)
+                view, position = view[written:], position + written
+        except OSError as problem:
+            raise SpoolFailed(str(problem)) from problem
+        return len(data)
+
+
+class ZipReader:
+    """Reads members of ZIP files that ZipWriter made; names is in the order of the file."""
+
+    def __init__(self, path: str) -> None:
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._members: Dict[str, Tuple[int, int, int, int]] = {}
+        try:
+            for name, method, stored, size, start in self._entries():
+                self._members[name] = (method, stored, size, start)
+        except (struct.error, UnicodeDecodeError) as problem:
+            os.close(self._fd)
+            raise ValueError("%s is not a pack: %s" % (path, problem)) from problem
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    @property
+    def names(self) -> List[str]:
+        return list(self._members)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._members
+
+    def size(self, name: str) -> int:
+        return self._members[name][2]
+
+    def read(self, name: str) -> bytes:
+        return b"".join(self.pieces(name))
+
+    def pieces(self, name: str) -> Iterator[bytes]:
+        """The content in pieces of bounded size."""
+        method, stored, _size, start = self._members[name]
+        header = LOCAL_HEADER.unpack(os.pread(self._fd, LOCAL_HEADER.size, start))
+        position = start + LOCAL_HEADER.size + header[9] + header[10]
+        inflate = zlib.decompressobj(-15) if method == 8 else None
+        while stored:
+            piece = os.pread(self._fd, min(stored, WHOLE_FILE), position)
+            if not piece:
+                raise ValueError("the pack ends inside its member %s" % name)
+            position, stored = position + len(piece), stored - len(piece)
+            yield inflate.decompress(piece) if inflate else piece
+        if inflate:
+            yield inflate.flush()
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def _entries(self) -> Iterator[Tuple[str, int, int, int, int]]:
+        length = os.fstat(self._fd).st_size
+        tail = os.pread(self._fd, END.size, max(0, length - END.size))
+        fields = END.unpack(tail)
+        if fields[0] != b"PK\5\6":
+            raise ValueError("no end record: not a complete pack")
+        count, size, start = fields[4], fields[5], fields[6]
+        if count == 0xFFFF or size == 0xFFFFFFFF or start == 0xFFFFFFFF:
+            locator = os.pread(self._fd, LOCATOR64.size, length - END.size - LOCATOR64.size)
+            end64 = LOCATOR64.unpack(locator)[2]
+            fields64 = END64.unpack(os.pread(self._fd, END64.size, end64))
+            count, size, start = fields64[7], fields64[8], fields64[9]
+        directory, position = os.pread(self._fd, size, start), 0
+        for _ in range(count):
+            entry = CENTRAL_HEADER.unpack_from(directory, position)
+            position += CENTRAL_HEADER.size
+            name = directory[position : position + entry[10]].decode()
+            extra = directory[position + entry[10] : position + entry[10] + entry[11]]
+            position += entry[10] + entry[11] + entry[12]
+            stored, full, offset = entry[8], entry[9], entry[16]
+            if 0xFFFFFFFF in (stored, full, offset):
+                wide = iter(struct.unpack_from("<%dQ" % ((len(extra) - 4) // 8), extra, 4))
+                full = next(wide) if full == 0xFFFFFFFF else full
+                stored = next(wide) if stored == 0xFFFFFFFF else stored
+                offset = next(wide) if offset == 0xFFFFFFFF else offset
+            yield name, entry[4], stored, full, offset
+
+
+# ------------------------------------------------------------------------------------------------ results
+
+
+class Results:
+    """What became of the tasks of one chunk: marks, and packs handed over part by part.
+
+    tell(number, results, blobs) is called when pack `number` is in its place.
+    """
+
+    def __init__(
+        self, folder: str, count: int, flush_s: float, tell: Callable[[int, int, int], None]
+    ) -> None:
+        self._folder = folder
+        self._tell = tell
+        self.flush_s = flush_s
+        self._lock = threading.Lock()
+        self._flushing = threading.Lock()
+        self._keys: Set[str] = set()
+        self._pack: Optional[ZipWriter] = None
+        self._results: List[Json] = []
+        self._indexes: List[int] = []
+        self._blobs = 0
+        self._dirty = threading.Event()
+        self._closed = False
+        self.due: Optional[float] = None
+        self._fd = spool_open(os.path.join(folder, "marks"), os.O_RDWR | os.O_CREAT)
+        lock_alone(self._fd)
+        self.marks = array.array("I", os.pread(self._fd, 4 * count, 0))
+        if len(self.marks) < count:
+            self.marks = array.array("I", bytes(4 * count))
+            self._save()
+        self._number = 1 + self._settle()
+
+    def _settle(self) -> int:
+        """Finish what an earlier life of this chunk left; returns the number of the last pack."""
+        done = {mark for mark in self.marks if mark and mark < RUNNING}
+        last = max(done, default=0)
+        settle_parts(self._folder, done)
+        for name in os.listdir(self._folder):
+            if name.startswith("result-") and name.endswith(".zip"):
+                last = max(last, int(name[7:-4]))
+                pack = ZipReader(os.path.join(self._folder, name))
+                self._keys.update(member for member in pack.names if member != "manifest.json")
+                pack.close()
+        return last
+
+    def done(self, index: int) -> bool:
+        mark = self.marks[index]
+        return 0 < mark < RUNNING
+
+    def running(self) -> Optional[Tuple[int, int]]:
+        """The task that was running when the last life of this chunk ended, and its tries."""
+        for index, mark in enumerate(self.marks):
+            if mark >= RUNNING:
+                return index, mark - RUNNING
+        return None
+
+    def mark(self, index: int, value: int) -> None:
+        with self._lock:
+            self.marks[index] = value
+            try:
+                os.pwrite(self._fd, value.to_bytes(4, "little"), 4 * index)
+            except OSError as problem:
+                raise SpoolFailed(str(problem)) from problem
+
+    def begin(self, index: int) -> None:
+        mark = self.marks[index]
+        self.mark(index, (mark if mark >= RUNNING else RUNNING) + 1)
+
+    def keep(self, content: bytes) -> str:
+        """Keep a content in the pack; returns its key."""
+        key = hashlib.sha256(content).hexdigest()
+        if key not in self._keys:
+            with self._lock:
+                self._writer().add(key, content)
+                self._keys.add(key)
+                self._blobs += 1
+        return key
+
+    def keep_file(self, fd: int) -> str:
+        """Keep an open file; large ones are streamed. Errors: OSError of reading it."""
+        size = os.fstat(fd).st_size
+        if size <= WHOLE_FILE:
+            return self.keep(os.pread(fd, size, 0) if size else b"")
+        with self._lock:
+            key = self._writer().add_file(fd, size, self._keys.__contains__)
+            if key not in self._keys:
+                self._keys.add(key)
+                self._blobs += 1
+        return key
+
+    def add(self, index: int, result: Json) -> None:
+        with self._lock:
+            self._results.append(result)
+            self._indexes.append(index)
+            full = self._pack is not None and self._pack.offset > PACK_BYTES
+            if self.due is None:
+                self.due = time.monotonic() + self.flush_s
+                self._dirty.set()
+        if full:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand over what there is."""
+        with self._flushing:
+            with self._lock:
+                if not self._results:
+                    return
+                pack, results, indexes = self._writer(), self._results, self._indexes
+                blobs, number = self._blobs, self._number
+                self._pack, self._results, self._indexes, self._blobs = None, [], [], 0
+                self._number += 1
+                self.due = None
+                self._dirty.clear()
+            pack.add("manifest.json", dump({"format": FORMAT, "results": results}))
+            pack.close()
+            with self._lock:
+                for index in indexes:
+                    self.marks[index] = number
+                self._save()
+            path = os.path.join(self._folder, "result-%d" % number)
+            try:
+                os.rename(path + ".part", path + ".zip")
+            except OSError as problem:
+                raise SpoolFailed(str(problem)) from problem
+            self._tell(number, len(results), blobs)
+
+    def flush_if_due(self) -> None:
+        if self.due is not None and time.monotonic() >= self.due:
+            self.flush()
+
+    def flush_in_background(self) -> None:
+        """Flush at intervals from now on, in a thread: a call that takes hours holds back no result."""
+        threading.Thread(target=self._flusher, name="flush", daemon=True).start()
+
+    def _flusher(self) -> None:
+        try:
+            while not self._closed:
+                self._dirty.wait()
+                due = self.due
+                if due is not None:
+                    time.sleep(max(0.0, due - time.monotonic()))
+                    self.flush_if_due()
+        except SpoolFailed as problem:
+            fail(problem)
+
+    def close(self) -> None:
+        self.flush()
+        self._closed = True
+        self._dirty.set()
+        if self._pack is not None:
+            self._pack.abandon()
+            os.unlink(os.path.join(self._folder, "result-%d.part" % self._number))
+        os.close(self._fd)
+
+    def _writer(self) -> ZipWriter:
+        if self._pack is None:
+            self._pack = ZipWriter(os.path.join(self._folder, "result-%d.part" % self._number))
+        return self._pack
+
+    def _save(self) -> None:
+        try:
+            os.pwrite(self._fd, self.marks.tobytes(), 0)
+        except OSError as problem:
+            raise SpoolFailed(str(problem)) from problem
+
+
+def lock_alone(fd: int) -> None:
+    """Wait until no other runner is at work on the chunk: one that was stopped may wake after its chunk was
+    given away. A record lock, because no child inherits it."""
+    while True:
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError as problem:
+            if problem.errno not in (errno.EACCES, errno.EAGAIN):
+                return
+            time.sleep(0.05)
+
+
+def settle_parts(folder: str, done: Optional[Iterable[int]] = None) -> None:
+    """Give complete packs their names, remove incomplete ones. Nobody else may be at work in the folder."""
+    parts = [name for name in os.listdir(folder) if name.startswith("result-") and name.endswith(".part")]
+    if not parts:
+        return
+    if done is None:
+        try:
+            with open(os.path.join(folder, "marks"), "rb") as file:
+                done = {mark for mark in array.array("I", file.read()) if mark and mark < RUNNING}
+        except (FileNotFoundError, ValueError):
+            done = ()
+    wanted = set(done)
+    for name in parts:
+        path = os.path.join(folder, name)
+        if int(name[7:-5]) in wanted:
+            os.rename(path, path[:-5] + ".zip")
+        else:
+            os.unlink(path)
+
+
+def dump(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "backslashreplace")
+
+
+def spool_open(path: str, flags: int) -> int:
+    try:
+        return os.open(path, flags | os.O_CLOEXEC, 0o600)
+    except OSError as problem:
+        raise SpoolFailed(str(problem)) from problem
+
+
+def clean_text(text: str) -> str:
+    """Text that JSON and databases take: no lone surrogates, no NUL, no novels."""
+    if len(text) > 10000:
+        text = text[:9990] + " [...]"
+    if not text.isascii():
+        text = text.encode("utf-8", "backslashreplace").decode()
+    return text.replace("\0", "\\x00")
+
+
+HOST = os.uname().nodename
+
+
+def result_of(task: Json, outcome: str, message: str = "") -> Json:
+    """A result without measures: of a task that did not run."""
+    return {
+        "id": task["id"],
+        "attempt": task.get("attempt", 1),
+        "outcome": outcome,
+        "return_code": None,
+        "signal": None,
+        "message": clean_text(message),
+        "outputs": {},
+        "files": {},
+        "started_at": time.time(),
+        "wall_s": 0.0,
+        "cpu_s": 0.0,
+        "peak_memory_mb": 0.0,
+        "host": HOST,
+    }
+
+
+def signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "signal %d" % number
+
+
+# ---------------------------------------------------------------------------------------------- processes
+
+_libc: Any = None
+
+
+def prctl(option: int, argument: int) -> bool:
+    """prctl(2), where there is one; False where not."""
+    global _libc
+    try:
+        if _libc is None:
+            import ctypes
+
+            _libc = ctypes.CDLL(None, use_errno=True)
+        return bool(_libc.prctl(option, argument, 0, 0, 0) == 0)
+    except (ImportError, OSError, AttributeError):
+        return False
+
+
+def die_with_parent(number: int) -> None:
+    prctl(1, number)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every descendant whose parent dies: none can slip away from its task."""
+    prctl(36, 1)
+
+
+def children_of(pid: int) -> List[int]:
+    found: List[int] = []
+    try:
+        for thread in os.listdir("/proc/%d/task" % pid):
+            with open("/proc/%d/task/%s/children" % (pid, thread), "rb") as file:
+                found.extend(map(int, file.read().split()))
+    except FileNotFoundError:
+        if not os.path.exists("/proc/self/task/%d/children" % os.getpid()) and os.path.exists("/proc/self"):
+            return children_by_scan(pid)
+    except OSError:
+        pass
+    return found
+
+
+def children_by_scan(pid: int) -> List[int]:
+    """For kernels without lists of children."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open("/proc/%s/stat" % name, "rb") as file:
+                    if int(file.read().rsplit(b")", 1)[1].split()[1]) == pid:
+                        found.append(int(name))
+            except OSError:
+                continue
+    return found
+
+
+def descendants(known: Iterable[int] = ()) -> List[int]:
+    """All processes below this one, except those known before and what is below them."""
+    skip = set(known)
+    found: List[int] = []
+    queue = [os.getpid()]
+    while queue:
+        for child in children_of(queue.pop()):
+            if child not in skip:
+                skip.add(child)
+                found.append(child)
+                queue.append(child)
+    return found
+
+
+def resident_bytes(pids: Iterable[int]) -> int:
+    pages = 0
+    for pid in pids:
+        try:
+            with open("/proc/%d/statm" % pid, "rb") as file:
+                pages += int(file.read().split()[1])
+        except (OSError, IndexError):
+            continue
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def send(pids: Iterable[int], number: int) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except OSError:
+            continue
+
+
+def kill_leftovers(known: Iterable[int], patience_s: float = 5.0) -> None:
+    """Kill every process below this one that was not known before, and wait for their end."""
+    until = time.monotonic() + patience_s
+    pause = 0.0002
+    while True:
+        left = descendants(known)
+        if not left:
+            return
+        send(left, signal.SIGKILL)
+        for pid in left:
+            try:
+                os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                continue
+        if time.monotonic() > until:
+            sys.stderr.write("processes %s cannot be ended\n" % left)
+            return
+        time.sleep(pause)
+        pause = min(0.01, 2 * pause)
+
+
+def kill_strays(folder: str) -> None:
+    """Kill what runners that were killed left running: tasks of the chunk folders at or below a folder."""
+    wanted = b"\0GRANGE_CHUNK=" + os.fsencode(folder)
+    for name in os.listdir("/proc") if os.path.isdir("/proc/self") else ():
+        if name.isdigit() and int(name) != os.getpid():
+            try:
+                with open("/proc/%s/environ" % name, "rb") as file:
+                    _, found, rest = (b"\0" + file.read()).partition(wanted)
+            except OSError:
+                continue
+            if found and rest[:1] in (b"\0", b"/", b""):
+                send([int(name)], signal.SIGKILL)
+
+
+def peak_mb() -> float:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+class Control:
+    """What the world wants of the runner: to end, to cancel tasks, or to go on."""
+
+    #: Looking for a cancel file so often costs nothing, and is soon enough where no signal announces it.
+    INTERVAL_S = 0.25
+
+    def __init__(self, parent: int) -> None:
+        self.parent = parent
+        self.ending = False
+        self.alarmed = False
+        self.in_call = False
+        self.current: Optional[str] = None
+        self._folder = ""
+        self._all = False
+        self._ids: Set[str] = set()
+        self._next = 0.0
+
+    def enter(self, folder: str) -> None:
+        self._folder, self._all, self._ids, self.current = folder, False, set(), None
+        self._next = 0.0
+
+    def look(self, now: float) -> None:
+        """Look for a cancel file and for the parent, if it is time."""
+        if now < self._next and not self.alarmed:
+            return
+        self.alarmed = False
+        self._next = now + self.INTERVAL_S
+        if self.parent and os.getppid() != self.parent:
+            self.ending = True
+        try:
+            with open(os.path.join(self._folder, "cancel"), encoding="utf-8") as file:
+                ids = json.load(file)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        self._all = not ids
+        self._ids = set(ids)
+
+    def cancelled(self, task_id: str) -> bool:
+        return self._all or task_id in self._ids
+
+    def on_term(self, _number: int, _frame: object) -> None:
+        self.ending = True
+        if self.in_call:
+            self.in_call = False
+            raise Ended
+
+    def on_usr1(self, _number: int, _frame: object) -> None:
+        self.alarmed = True
+        if self.in_call and self.current is not None:
+            self.look(time.monotonic())
+            if self.cancelled(self.current):
+                self.in_call = False
+                raise Cancelled
+
+
+SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1}
+
+
+class Watch:
+    """Waits for one process and all that it starts, and ends them when it must."""
+
+    def __init__(self, control: Control, results: Results, spec: Json) -> None:
+        self._control = control
+        self._results = results
+        self._walltime_s: Optional[float] = spec.get("walltime_s")
+        memory_mb = spec.get("memory_mb")
+        self._memory = memory_mb * MIB if memory_mb else 0
+        self._grace_s: float = spec.get("grace_s", 2.0)
+        self._known = descendants()
+
+    def wait(self, pid: int, task_id: str, started: float) -> Tuple[int, Any, str, int]:
+        """Returns wait status, resource usage, why it was ended ("" if by itself), peak memory in bytes."""
+        control, results = self._control, self._results
+        reason, kill_at, peak = "", 0.0, 0
+        poll_at = started + 0.005 if self._memory else 0.0
+        until = started + self._walltime_s if self._walltime_s else 0.0
+        now = started
+        while True:
+            wake = now + 0.25
+            if results.due is not None and results.due < wake:
+                wake = results.due
+            if poll_at and poll_at < wake:
+                wake = poll_at
+            if reason:
+                wake = min(wake, kill_at)
+            elif until and until < wake:
+                wake = until
+            event = signal.sigtimedwait(SIGNALS, max(0.0, wake - now))
+            done, status, usage = os.wait4(pid, os.WNOHANG)
+            if done:
+                break
+            if event is not None and event.si_signo != signal.SIGCHLD:
+                control.alarmed = True
+                control.ending = control.ending or event.si_signo == signal.SIGTERM
+            now = time.monotonic()
+            results.flush_if_due()
+            if poll_at and now >= poll_at:
+                used = resident_bytes(descendants(self._known))
+                peak = max(peak, used)
+                if used > self._memory and not reason:
+                    reason, kill_at = "memory", now
+                # Memory is touched at some GB/s at most: the nearer the limit, the closer we look.
+                poll_at = now + min(0.1, max(0.005, (self._memory - used) / 4e9))
+            control.look(now)
+            if not reason:
+                if control.ending:
+                    reason, kill_at = "ended", now + min(0.5, self._grace_s)
+                elif control.cancelled(task_id):
+                    reason, kill_at = "cancelled", now + self._grace_s
+                elif until and now >= until:
+                    reason, kill_at = "walltime", now + self._grace_s
+                if reason and reason != "memory":
+                    self._send(pid, signal.SIGTERM)
+            if reason and now >= kill_at:
+                self._send(pid, signal.SIGKILL)
+                kill_at = now + 1.0
+        self._clear()
+        return status, usage, reason, peak
+
+    def _send(self, pid: int, number: int) -> None:
+        # Its session first: that works where /proc shows no children.
+        try:
+            os.killpg(pid, number)
+        except OSError:
+            pass  # nobody is left in it
+        send(descendants(self._known), number)
+
+    def _clear(self) -> None:
+        """Kill what the process left running."""
+        if not self._known:
+            try:
+                os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+        kill_leftovers(self._known)
+
+    def judge(self, result: Json, status: int, usage: Any, reason: str, peak: int) -> None:
+        """Fill in outcome, exit status and measures."""
+        result["cpu_s"] = round(usage.ru_utime + usage.ru_stime, 6)
+        result["peak_memory_mb"] = round(max(usage.ru_maxrss / 1024, peak / MIB), 3)
+        if os.WIFSIGNALED(status):
+            result["signal"] = os.WTERMSIG(status)
+        else:
+            result["return_code"] = os.WEXITSTATUS(status)
+        # The kernel counts the runner's own peak for whatever it starts: below that it says nothing.
+        limit_kb = max(self._memory / 1024, peak_mb() * 1024) if self._memory else 0
+        if not reason and limit_kb and usage.ru_maxrss > limit_kb:
+            reason = "memory"
+        if reason == "walltime":
+            result["outcome"] = "walltime_exceeded"
+            result["message"] = "ended after its walltime of %g s" % (self._walltime_s or 0)
+        elif reason == "memory":
+            result["outcome"] = "memory_exceeded"
+            result["message"] = "used %.0f MiB of memory, its limit is %.0f MiB" % (
+                result["peak_memory_mb"],
+                self._memory / MIB,
+            )
+        elif reason == "cancelled":
+            result["outcome"], result["message"] = "cancelled", "cancelled while it ran"
+        elif result["signal"] is not None:
+            result["outcome"] = "crashed"
+            result["message"] = "ended by %s" % signal_name(result["signal"])
+
+
+# ------------------------------------------------------------------------------------------------- scratch
+
+
+def scratch_base(name: str) -> str:
+    """The node-local folder of a run: $TMPDIR/name, ours alone."""
+    path = os.path.join(os.environ.get("TMPDIR") or "/tmp", name)
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        status = os.lstat(path)
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+            raise PermissionError(errno.EPERM, "not a folder of ours", path) from None
+    return path
+
+
+def remove_tree(path: str) -> None:
+    """Remove a folder and all below it, also what was made unwritable; symbolic links are not followed."""
+    try:
+        empty_folder(path)
+        os.rmdir(path)
+    except FileNotFoundError:
+        return
+
+
+def empty_folder(path: str) -> None:
+    try:
+        entries = list(os.scandir(path))
+    except PermissionError:
+        os.chmod(path, 0o700)
+        entries = list(os.scandir(path))
+    for entry in entries:
+        try:
+            if entry.is_dir(follow_symlinks=False):
+                remove_tree(entry.path)
+            else:
+                os.unlink(entry.path)
+        except PermissionError:
+            os.chmod(path, 0o700)
+            if entry.is_dir(follow_symlinks=False):
+                remove_tree(entry.path)
+            else:
+                os.unlink(entry.path)
+
+
+def inside(path: str) -> str:
+    """A relative path that stays below its folder, or ValueError."""
+    parts = path.split("/")
+    if not path or path.startswith("/") or ".." in parts or "\0" in path:
+        raise ValueError("the path %r must be relative, without '..'" % path)
+    kept = [part for part in parts if part not in ("", ".")]
+    if not kept:
+        raise ValueError("the path %r names no file" % path)
+    return "/".join(kept)
+
+
+class Scratch:
+    """The directory of a task; the next task gets it again, emptied."""
+
+    def __init__(self, name: str) -> None:
+        self._base = scratch_base(name)
+        self.path = os.path.join(self._base, "%d" % os.getpid())
+        remove_tree(self.path)
+        os.mkdir(self.path, 0o700)
+        os.chdir(self.path)
+
+    def renew(self) -> None:
+        """Empty it, whatever the task did to it."""
+        try:
+            os.chdir(self._base)
+            os.chmod(self.path, 0o700)
+            empty_folder(self.path)
+        except OSError:
+            remove_tree(self.path)
+            os.mkdir(self.path, 0o700)
+        os.chdir(self.path)
+
+    def leave(self) -> None:
+        os.chdir("/")
+        try:
+            remove_tree(self.path)
+            os.rmdir(self._base)
+        except OSError:
+            pass
+
+
+# ------------------------------------------------------------------------------------------------ commands
+
+
+class Program:
+    """Where a program lies; looked up once a chunk for each name and PATH."""
+
+    def __init__(self) -> None:
+        self._found: Dict[Tuple[str, str], str] = {}
+
+    def find(self, name: str, search: str) -> str:
+        """Errors: FileNotFoundError, PermissionError with a message for the user."""
+        if "/" in name:
+            return name
+        found = self._found.get((name, search))
+        if found is None:
+            found = self._found[name, search] = self._search(name, search)
+        return found
+
+    @staticmethod
+    def _search(name: str, search: str) -> str:
+        hidden = None
+        for folder in search.split(os.pathsep):
+            path = os.path.join(folder, name)
+            if folder and os.path.isfile(path):
+                if os.access(path, os.X_OK):
+                    return path
+                hidden = path
+        if hidden is not None:
+            raise PermissionError("the program %s is not executable" % hidden)
+        raise FileNotFoundError("there is no program %r in PATH (%s)" % (name, search))
+
+
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class Stream:
+    """stdout or stderr of a task: a file that the runner keeps open and the next task gets emptied."""
+
+    def __init__(self) -> None:
+        self.name = ""
+        self.fd = -1
+
+    def open(self, name: str) -> None:
+        if "/" in name:
+            os.makedirs(os.path.dirname(name), exist_ok=True)
+        self.fd = os.open(
+            name, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_APPEND | os.O_CLOEXEC, 0o600
+        )
+        self.name = name
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd, self.name = -1, ""
+
+
+class Commands:
+    """Runs the commands of one chunk, each in a directory and session of its own."""
+
+    def __init__(self, chunk: Chunk, control: Control) -> None:
+        self._chunk = chunk
+        self._control = control
+        self._results = chunk.results
+        self._watch = Watch(control, chunk.results, chunk.spec)
+        self._scratch = Scratch(chunk.spec["scratch"])
+        self._program = Program()
+        self._out, self._err = Stream(), Stream()
+        self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        base = dict(os.environb)
+        for name in THREADS:
+            base.setdefault(name.encode(), b"%d" % chunk.spec.get("cpus", 1))
+        self._environment = base
+        self._session: Json = {"setsid": True}
+        self._inputs: Dict[str, bytes] = {}
+
+    def run(self, index: int, task: Json) -> None:
+        """Run one task and record what became of it; SpoolFailed if it cannot be recorded."""
+        result = result_of(task, "finished")
+        names = (task.get("stdout", "stdout.txt"), task.get("stderr", "stderr.txt"))
+        try:
+            self._prepare(task, names)
+        except (OSError, ValueError) as problem:
+            result["outcome"], result["message"] = "input_missing", clean_text(str(problem))
+            self._finish(index, result, None)
+            return
+        started = time.monotonic()
+        result["started_at"] = round(time.time(), 6)
+        pid = self._start(task, result)
+        if pid:
+            status, usage, reason, peak = self._watch.wait(pid, task["id"], started)
+            result["wall_s"] = round(time.monotonic() - started, 6)
+            if reason == "ended":
+                raise Ended
+            self._watch.judge(result, status, usage, reason, peak)
+        self._finish(index, result, task if pid else None)
+
+    def close(self) -> None:
+        self._close_streams()
+        os.close(self._null)
+        self._scratch.leave()
+
+    def _prepare(self, task: Json, names: Tuple[str, str]) -> None:
+        if not task["argv"]:
+            raise ValueError("the command is empty")
+        program = task["argv"][0]
+        for name in names:
+            inside(name)
+        if (self._out.name, self._err.name) != names:
+            self._close_streams()
+            self._scratch.renew()
+            self._out.open(names[0])
+            if names[1] != names[0]:
+                self._err.open(names[1])
+        for path, key in task.get("files", {}).items():
+            self._write(inside(path), key, path == program or "./" + path == program)
+        stdin = task.get("stdin")
+        if stdin is not None and stdin not in task.get("files", {}):
+            raise ValueError("standard input is to come from %r, which is none of the input files" % stdin)
+
+    def _write(self, path: str, key: str, executable: bool) -> None:
+        if "/" in path:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        if key not in self._chunk.pack:
+            raise ValueError("the content %s of the input file %r is not there" % (key, path))
+        mode = 0o700 if executable else 0o600
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+        try:
+            content = self._inputs.get(key)
+            if content is None and self._chunk.pack.size(key) <= WHOLE_FILE:
+                content = self._chunk.pack.read(key)
+                if len(self._inputs) < 64:
+                    self._inputs[key] = content
+            for piece in self._chunk.pack.pieces(key) if content is None else (content,):
+                view = memoryview(piece)
+                while view:
+                    view = view[os.write(fd, view) :]
+        finally:
+            os.close(fd)
+
+    def _start(self, task: Json, result: Json) -> int:
+        """Start the program; its pid, or 0 with the reason in the result."""
+        argv: List[str] = task["argv"]
+        environment = self._environment
+        if task.get("environment"):
+            environment = dict(environment)
+            for name, value in task["environment"].items():
+                environment[os.fsencode(name)] = os.fsencode(value)
+        try:
+            path = self._program.find(argv[0], os.fsdecode(environment.get(b"PATH", os.defpath)))
+        except OSError as problem:
+            result["outcome"], result["message"] = "program_missing", clean_text(str(problem))
+            return 0
+        out = self._out.fd
+        err = out if self._err.fd < 0 else self._err.fd
+        actions: List[Tuple[Any, ...]] = [
+            (os.POSIX_SPAWN_DUP2, self._null, 0),
+            (os.POSIX_SPAWN_DUP2, out, 1),
+            (os.POSIX_SPAWN_DUP2, err, 2),
+        ]
+        if task.get("stdin") is not None:
+            actions[0] = (os.POSIX_SPAWN_OPEN, 0, inside(task["stdin"]), os.O_RDONLY, 0)
+        pause = 0.05
+        while True:
+            try:
+                return os.posix_spawn(
+                    path,
+                    argv,
+                    environment,
+                    file_actions=actions,
+                    **self._session,
+                    setsigmask=(),
+                    setsigdef=(signal.SIGPIPE, signal.SIGINT, signal.SIGXFSZ),
+                )
+            except OSError as problem:
+                if problem.errno in (errno.EAGAIN, errno.ENOMEM, errno.ETXTBSY) and pause < 3:
+                    time.sleep(pause)
+                    pause *= 2
+                    continue
+                self._not_started(path, problem, result)
+            except NotImplementedError:  # the C library is older than 2.26
+                self._session = {"setpgroup": 0}
+                continue
+            except ValueError as problem:
+                result["outcome"], result["message"] = (
+                    "input_missing",
+                    clean_text("arguments or environment: %s" % problem),
+                )
+            return 0
+
+    @staticmethod
+    def _not_started(path: str, problem: OSError, result: Json) -> None:
+        outcome = "program_missing"
+        reason = problem.strerror
+        if problem.errno == errno.ENOENT:
+            reason = "there is no such program"
+            if os.path.exists(path):
+                reason = "its interpreter (the first line, or the loader) is missing"
+        elif problem.errno == errno.EACCES:
+            reason = "it is not executable"
+        elif problem.errno == errno.ENOEXEC:
+            reason = "it is no executable file; a script needs a first line that begins with #!"
+        elif problem.errno == errno.E2BIG:
+            outcome, reason = "input_missing", "its arguments and environment are too long"
+        elif problem.errno in (errno.EAGAIN, errno.ENOMEM):
+            outcome = "crashed"
+        result["outcome"] = outcome
+        result["message"] = clean_text("the program %s cannot be started: %s" % (path, reason))
+
+    def _finish(self, index: int, result: Json, task: Optional[Json]) -> None:
+        """Keep the output of a task that ran, record the result, clear the directory."""
+        if task is not None:
+            self._keep(task, result)
+        self._results.add(index, result)
+        self._clear()
+
+    def _keep(self, task: Json, result: Json) -> None:
+        files: Dict[str, str] = {}
+        problems: List[str] = []
+        try:
+            names = os.listdir(".")
+        except OSError:
+            names = []
+        for stream in (self._out, self._err):
+            if stream.fd >= 0:
+                self._keep_fd(stream.fd, stream.name, files, problems)
+        if task.get("retrieve") and names:
+            for path in retrieved(task["retrieve"], problems):
+                if path in files:
+                    continue
+                try:
+                    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+                except OSError as problem:
+                    problems.append("%s: %s" % (path, problem.strerror))
+                    continue
+                try:
+                    if stat.S_ISREG(os.fstat(fd).st_mode):
+                        self._keep_fd(fd, path, files, problems)
+                finally:
+                    os.close(fd)
+        if not all(map(str.isascii, files)):
+            files = {clean_text(path): key for path, key in files.items()}
+        result["files"] = files
+        if problems:
+            text = clean_text("output that could not be kept: " + "; ".join(problems))
+            if result["outcome"] == "finished":
+                result["outcome"], result["message"] = "retrieve_failed", text
+            else:
+                result["message"] += "; " + text
+
+    def _keep_fd(self, fd: int, path: str, files: Dict[str, str], problems: List[str]) -> None:
+        try:
+            files[path] = self._results.keep_file(fd)
+        except OSError as problem:
+            problems.append("%s: %s" % (path, problem.strerror or problem))
+
+    def _clear(self) -> None:
+        """Make the directory as new; quick where the task left nothing but its two streams."""
+        try:
+            left = os.listdir(".")
+            streams = [stream for stream in (self._out, self._err) if stream.fd >= 0]
+            if sorted(left) == sorted(stream.name for stream in streams):
+                sizes = [os.fstat(stream.fd) for stream in streams]
+                if all(status.st_nlink == 1 for status in sizes):
+                    for stream, status in zip(streams, sizes):
+                        if status.st_size:
+                            os.ftruncate(stream.fd, 0)
+                    return
+        except OSError:
+            pass
+        self._close_streams()
+        self._scratch.renew()
+
+    def _close_streams(self) -> None:
+        self._out.close()
+        self._err.close()
+
+
+def retrieved(patterns: Iterable[str], problems: List[str]) -> List[str]:
+    """The files below the working directory that the patterns name; links that leave it are not followed.
+
+    A pattern that names a folder keeps all below it. Appends to problems what cannot be read.
+    """
+    plain: List[str] = []
+    regexes = []
+    for pattern in patterns:
+        try:
+            pattern = inside(pattern)
+        except ValueError as problem:
+            problems.append(str(problem))
+            continue
+        if any(mark in pattern for mark in "*?["):
+            regexes.append(glob_regex(pattern))
+        else:
+            plain.append(pattern)
+    root = os.path.realpath(".")
+    found: List[str] = []
+    for path in plain:
+        if os.path.isdir(path) and not os.path.islink(path):
+            found.extend(walk(path + "/", problems))
+        elif os.path.lexists(path):
+            found.append(path)
+    if regexes:
+        for path in walk("", problems):
+            if any(regex.fullmatch(path) for regex in regexes):
+                found.append(path)
+    return [path for path in found if os.path.realpath(path).startswith(root + "/")]
+
+
+def glob_regex(pattern: str) -> Any:
+    """What a glob means: wildcards do not cross "/", "**" does; what matches a folder matches all below."""
+    import re
+
+    parts = pattern.split("/")
+    text = ""
+    for part in parts[:-1]:
+        text += "(?:[^/]+/)*" if part == "**" else segment_regex(part) + "/"
+    text += ".+" if parts[-1] == "**" else segment_regex(parts[-1])
+    return re.compile("(?s:" + text + "(?:/.+)?)")
+
+
+def segment_regex(part: str) -> str:
+    import re
+
+    text, position = "", 0
+    while position < len(part):
+        mark = part[position]
+        position += 1
+        close = part.find("]", position + 1) if mark == "[" else -1
+        if mark == "*":
+            text += "[^/]*"
+        elif mark == "?":
+            text += "[^/]"
+        elif close > 0:
+            body = part[position:close].replace("\\", "\\\\").replace("[", "\\[")
+            text += "(?!/)[" + ("^" + body[1:] if body.startswith("!") else body.replace("^", "\\^")) + "]"
+            position = close + 1
+        else:
+            text += re.escape(mark)
+    return text
+
+
+def walk(prefix: str, problems: List[str]) -> Iterator[str]:
+    """Paths of all files below a folder; symbolic links to folders are not entered."""
+    try:
+        entries = sorted(os.scandir(prefix or "."), key=lambda entry: entry.name)
+    except OSError as problem:
+        problems.append("%s: %s" % (prefix or ".", problem.strerror))
+        return
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from walk(prefix + entry.name + "/", problems)
+        else:
+            yield prefix + entry.name
+
+
+# ------------------------------------------------------------------------------------------- typed values
+
+
+class NotRecordable(Exception):
+    """A value that is no data. where: the way to it inside the output, put together on the way out."""
+
+    def __init__(self, reason: str, where: str = "") -> None:
+        self.reason = reason
+        self.where = where
+        super().__init__(reason)
+
+    def below(self, step: str) -> NotRecordable:
+        return NotRecordable(self.reason, step + self.where)
+
+
+class Encoder:
+    """Turns what a function returned into typed values (docs/design.md), without importing what it uses."""
+
+    def __init__(self, keep: Callable[[bytes], str], keep_file: Callable[[int], str]) -> None:
+        self._keep = keep
+        self._keep_file = keep_file
+        self._array_headers: Dict[Tuple[str, Tuple[int, ...]], bytes] = {}
+
+    def outputs(self, value: object) -> Dict[str, List[Any]]:
+        """Outputs by label. Errors: NotRecordable, with the way to what is no data."""
+        if value is None:
+            return {}
+        if type(value) is dict and all(type(name) is str for name in value):
+            return {name: self._output(name, part) for name, part in value.items()}
+        return {"result": self._output("result", value)}
+
+    def _output(self, name: str, value: object) -> List[Any]:
+        if not (name.isascii() and name.isidentifier() and name[0] != "_" and name[-1] != "_"):
+            raise NotRecordable(
+                "an output's name is made of letters, digits and single underscores inside; to keep the"
+                ' dict whole, return {"result": the dict}',
+                repr(name),
+            )
+        try:
+            return self.typed(value)
+        except NotRecordable as problem:
+            raise problem.below(name) from None
+        except RecursionError:
+            raise NotRecordable("it contains itself, or is nested too deeply", name) from None
+
+    def typed(self, value: Any) -> List[Any]:
+        kind = type(value)
+        if kind is float:
+            return ["float", value if value - value == 0 else special_float(value)]
+        if kind is int:
+            return ["int", value]
+        if kind is str:
+            return ["str", recordable_text(value)]
+        if kind is bool:
+            return ["bool", value]
+        if kind is list or kind is tuple:
+            return ["list", self.plain(value)]
+        if kind is dict:
+            return ["dict", self.plain(value)]
+        return self._foreign(value)
+
+    def _foreign(self, value: Any) -> List[Any]:
+        if isinstance(value, enum.Enum):
+            return self.typed(value.value)
+        numpy = sys.modules.get("numpy")
+        if numpy is not None:
+            if isinstance(value, numpy.generic):
+                return self.typed(numpy_scalar(value))
+            if isinstance(value, numpy.ndarray):
+                return self._array(value, numpy)
+        atoms = sys.modules.get("ase.atoms")
+        if atoms is not None and isinstance(value, atoms.Atoms):
+            return ["structure", self.plain(structure_attributes(value))]
+        pathlib = sys.modules.get("pathlib")
+        if pathlib is not None and isinstance(value, pathlib.PurePath):
+            return self._file(str(value))
+        bases: Tuple[Any, ...] = (int, float, str, list, tuple, dict)
+        for base in bases:
+            if isinstance(value, base):
+                return self.typed(base(value))
+        raise no_data(value)
+
+    def plain(self, value: Any) -> Any:
+        """A value inside a list or dict, as JSON."""
+        kind = type(value)
+        if kind is float:
+            if value - value != 0:
+                raise NotRecordable(
+                    "%s inside a list or dict cannot be stored; return it as an output of its own"
+                    " or in a NumPy array" % special_float(value)
+                )
+            return value
+        if kind is int or kind is bool or value is None:
+            return value
+        if isinstance(value, str) and not isinstance(value, enum.Enum):
+            return recordable_text(str(value))
+        if isinstance(value, (list, tuple)):
+            return self._plain_list(value)
+        if isinstance(value, dict):
+            return self._plain_dict(value)
+        return self._plain_foreign(value)
+
+    def _plain_list(self, value: Any) -> List[Any]:
+        made: List[Any] = []
+        try:
+            for part in value:
+                made.append(self.plain(part))
+        except NotRecordable as problem:
+            raise problem.below("[%d]" % len(made)) from None
+        return made
+
+    def _plain_dict(self, value: Dict[Any, Any]) -> Dict[str, Any]:
+        made = {}
+        for name, part in value.items():
+            if not isinstance(name, str):
+                raise NotRecordable(
+                    "the key of a dict must be a str, not %s" % type(name).__name__, "[%r]" % (name,)
+                )
+            try:
+                made[recordable_text(name)] = self.plain(part)
+            except NotRecordable as problem:
+                raise problem.below("[%r]" % name) from None
+        return made
+
+    def _plain_foreign(self, value: Any) -> Any:
+        if isinstance(value, enum.Enum):
+            return self.plain(value.value)
+        numpy = sys.modules.get("numpy")
+        if numpy is not None:
+            if isinstance(value, numpy.generic):
+                return self.plain(numpy_scalar(value))
+            if isinstance(value, numpy.ndarray):
+                raise NotRecordable(
+                    "a NumPy array inside a list or dict; return it as an output of its own, or .tolist()"
+                )
+        for base in (int, float):
+            if isinstance(value, base):
+                return self.plain(base(value))
+        raise no_data(value)
+
+    def _array(self, value: Any, numpy: Any) -> List[Any]:
+        if value.dtype.hasobject:
+            raise NotRecordable("a NumPy array of Python objects; its dtype must be numeric, bool or str")
+        if type(value).__name__ == "MaskedArray":
+            raise NotRecordable("a masked NumPy array; return its data and its mask as two arrays")
+        if value.dtype.names:
+            content = self._npy(value, numpy)
+        else:
+            # The header depends on dtype and shape alone; numpy.save costs ten times the rest.
+            form = (value.dtype.str, value.shape)
+            header = self._array_headers.get(form)
+            if header is None:
+                whole = self._npy(numpy.zeros(value.shape, value.dtype), numpy)
+                header = self._array_headers[form] = whole[: len(whole) - value.nbytes]
+            content = header + value.tobytes()
+        key = self._keep(content)
+        form_text = value.dtype.str
+        return ["array", {"name": "default", "key": key, "dtype": form_text, "shape": list(value.shape)}]
+
+    @staticmethod
+    def _npy(value: Any, numpy: Any) -> bytes:
+        import io
+
+        file = io.BytesIO()
+        numpy.save(file, value, allow_pickle=False)
+        return file.getvalue()
+
+    def _file(self, path: str) -> List[Any]:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as problem:
+            raise NotRecordable("the file %s cannot be read: %s" % (path, problem.strerror)) from None
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise NotRecordable("%s is no file; return a pathlib.Path of a regular file" % path)
+            return ["file", {"name": clean_text(os.path.basename(path)), "key": self._keep_file(fd)}]
+        except OSError as problem:
+            raise NotRecordable("the file %s cannot be read: %s" % (path, problem.strerror)) from None
+        finally:
+            os.close(fd)
+
+
+def special_float(value: float) -> str:
+    return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
+
+
+def recordable_text(value: str) -> str:
+    if "\0" in value:
+        raise NotRecordable("a str with a NUL character; write it to a file and return its pathlib.Path")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise NotRecordable("a str that is not valid Unicode (lone surrogates)") from None
+    return value
+
+
+def numpy_scalar(value: Any) -> Any:
+    plain = value.item()
+    if type(plain) is type(value):
+        return float(plain)
+    return plain
+
+
+def no_data(value: object) -> NotRecordable:
+    kind = type(value)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else kind.__module__ + "." + kind.__qualname__
+    hint = ""
+    if isinstance(value, complex):
+        hint = "; return its real and imaginary part, or a NumPy array"
+    elif isinstance(value, (bytes, bytearray)):
+        hint = "; write it to a file and return its pathlib.Path"
+    elif isinstance(value, (set, frozenset)):
+        hint = "; return a sorted list"
+    elif value is None:
+        hint = "; leave the output out"
+    return NotRecordable("%s is no kind of data that can be recorded%s" % (name, hint))
+
+
+def structure_attributes(atoms: Any) -> Json:
+    """ASE's Atoms as the attributes of a structure node (AiiDA's: cell, pbc1..3, kinds, sites).
+
+    Units: ångström (cell, position), atomic mass units (mass).
+    """
+    names: Dict[Tuple[str, int, float], str] = {}
+    kinds: List[Json] = []
+    sites: List[Json] = []
+    rows = zip(
+        atoms.get_chemical_symbols(),
+        atoms.get_tags().tolist(),
+        atoms.get_masses().tolist(),
+        atoms.positions.tolist(),
+    )
+    for symbol, tag, mass, position in rows:
+        form = (symbol, tag, mass)
+        if form not in names:
+            name, number, taken = (symbol if tag == 0 else "%s%d" % (symbol, tag)), 0, set(names.values())
+            while name in taken:
+                number += 1
+                name = "%s%d" % (symbol, number)
+            names[form] = name
+            kinds.append({"name": name, "symbols": [symbol], "weights": [1.0], "mass": mass})
+        sites.append({"kind_name": names[form], "position": position})
+    pbc = [bool(flag) for flag in atoms.pbc]
+    return {
+        "cell": atoms.cell[:].tolist(),
+        "pbc1": pbc[0],
+        "pbc2": pbc[1],
+        "pbc3": pbc[2],
+        "kinds": kinds,
+        "sites": sites,
+    }
+
+
+# ----------------------------------------------------------------------------------------------- functions
+
+_functions: Dict[Tuple[str, str, str, str], Any] = {}
+
+
+def load_function(spec: Json, pack: ZipReader) -> Any:
+    """The function of a chunk; kept for the next chunk of this interpreter."""
+    identity = (spec["module"], spec["qualname"], spec["path"], spec["pickle"] or "")
+    function = _functions.get(identity)
+    if function is None:
+        if spec["path"] and spec["path"] not in sys.path:
+            sys.path.insert(0, spec["path"])
+        if spec["pickle"]:
+            import pickle
+
+            function = pickle.loads(pack.read(spec["pickle"]))
+        else:
+            import importlib
+
+            function = importlib.import_module(spec["module"])
+            for name in spec["qualname"].split("."):
+                function = getattr(function, name)
+        _functions[identity] = function
+    return function
+
+
+class Calls:
+    """The arguments of a chunk's calls. What several calls share is stored once and loaded for each anew,
+    so that a call that changes its arguments changes nobody else's."""
+
+    def __init__(self, content: bytes) -> None:
+        import pickle
+
+        self._loads = pickle.loads
+        self._shared, self._calls = pickle.loads(content)
+
+    def arguments(self, index: int) -> Dict[str, Any]:
+        own, shared = self._calls[index]
+        arguments: Dict[str, Any] = self._loads(own)
+        for name, number in shared:
+            arguments[name] = self._loads(self._shared[number])
+        return arguments
+
+
+class Printed:
+    """What calls print, at the level of file descriptors: taken away after each call.
+
+    The files lie in the chunk folder, so that the last words of an interpreter that died are kept too.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._saved = [os.dup(1), os.dup(2)]
+        self.paths = [os.path.join(folder, name) for name in ("stdout", "stderr")]
+        for number, path in zip((1, 2), self.paths):
+            fd = spool_open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+            os.dup2(fd, number)
+            os.close(fd)
+
+    def take(self, keep_file: Callable[[int], str], files: Dict[str, str]) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError, AttributeError):
+                continue
+        for number, name in ((1, "stdout.txt"), (2, "stderr.txt")):
+            try:
+                if os.fstat(number).st_size:
+                    files[name] = keep_file(number)
+                    os.ftruncate(number, 0)
+            except OSError:
+                continue
+
+    def close(self) -> None:
+        for number, saved in zip((1, 2), self._saved):
+            os.dup2(saved, number)
+            os.close(saved)
+
+
+class Functions:
+    """Runs the calls of one chunk: in this interpreter, or, with limits, each in a fork of it."""
+
+    def __init__(self, chunk: Chunk, control: Control) -> None:
+        self._chunk = chunk
+        self._control = control
+        self._results = chunk.results
+        self._limited = bool(chunk.spec.get("walltime_s") or chunk.spec.get("memory_mb"))
+        self._scratch = Scratch(chunk.spec["scratch"])
+        self._calls = Calls(chunk.pack.read("calls.pickle"))
+        self._encoder = Encoder(self._results.keep, self._results.keep_file)
+        self._printed = Printed(chunk.folder)
+        faulthandler.enable()
+        self._watch = Watch(control, chunk.results, chunk.spec)
+        if not self._limited:
+            chunk.results.flush_in_background()
+
+    def run(self, index: int, task: Json) -> None:
+        result = result_of(task, "finished")
+        if self._limited:
+            self._in_fork(index, task, result)
+        else:
+            self._control.current = task["id"]
+            started, cpu = time.monotonic(), time.process_time()
+            self._call(index, result)
+            result["wall_s"] = round(time.monotonic() - started, 6)
+            result["cpu_s"] = round(time.process_time() - cpu, 6)
+            result["peak_memory_mb"] = round(peak_mb(), 3)
+            self._printed.take(self._results.keep_file, result["files"])
+        self._results.add(index, result)
+        try:
+            if os.listdir("."):
+                self._scratch.renew()
+            elif os.getcwd() != self._scratch.path:
+                os.chdir(self._scratch.path)
+        except OSError:
+            self._scratch.renew()
+
+    def close(self) -> None:
+        self._printed.close()
+        self._scratch.leave()
+
+    def crashed(self, result: Json, death: int) -> None:
+        """The result of a call that ended the interpreter; what it had printed is kept."""
+        result["outcome"] = "crashed"
+        if death < 0:
+            result["signal"] = -death
+            result["message"] = "the interpreter was ended by %s" % signal_name(-death)
+        else:
+            result["return_code"] = death
+            result["message"] = "the interpreter ended with exit code %d during the call" % death
+        self._printed.take(self._results.keep_file, result["files"])
+
+    def _call(self, index: int, result: Json) -> None:
+        """Load, call, encode; only Ended and what concerns the spool gets out."""
+        control = self._control
+        stage = "program_missing"
+        try:
+            function = load_function(self._chunk.spec["function"], self._chunk.pack)
+            stage = "input_missing"
+            arguments = self._calls.arguments(index)
+            stage = "raised"
+            control.in_call = True
+            value = function(**arguments)
+            control.in_call = False
+            stage = "not_recordable"
+            self._encode(value, result)
+        except (Ended, SpoolFailed):
+            raise
+        except Cancelled:
+            result["outcome"], result["message"] = "cancelled", "cancelled while it ran"
+        except NotRecordable as problem:
+            control.in_call = False
+            if stage == "not_recordable":
+                result["outcome"], result["outputs"] = "not_recordable", {}
+                result["message"] = clean_text("%s: %s" % (problem.where, problem.reason))
+            else:
+                self._raised(problem, stage, result)
+        except BaseException as problem:
+            control.in_call = False
+            if control.ending:
+                raise Ended from None
+            self._raised(problem, stage, result)
+
+    def _encode(self, value: object, result: Json) -> None:
+        if type(value).__name__ == "ExitCode":
+            status, message = getattr(value, "status", None), getattr(value, "message", None)
+            if isinstance(status, int) and isinstance(message, str):
+                result["return_code"], result["message"] = int(status), clean_text(message)
+                return
+        result["outputs"] = self._encoder.outputs(value)
+
+    def _raised(self, problem: BaseException, stage: str, result: Json) -> None:
+        import traceback
+
+        try:
+            text = str(problem)
+        except Exception:
+            text = "(its message cannot be shown)"
+        kind = type(problem).__name__
+        result["outcome"], result["outputs"] = stage, {}
+        message = "%s: %s" % (kind, text) if text else kind
+        if stage == "program_missing":
+            message = "the function %s cannot be loaded: %s" % (self._chunk.spec["function"]["name"], message)
+        elif stage == "input_missing":
+            message = "the arguments cannot be loaded: %s" % message
+        result["message"] = clean_text(message)
+        frames = problem.__traceback__.tb_next if problem.__traceback__ else None
+        try:
+            trace = "".join(traceback.format_exception(type(problem), problem, frames))
+        except Exception:
+            trace = message + "\n"
+        result["files"]["traceback.txt"] = self._results.keep(trace.encode("utf-8", "backslashreplace"))
+
+    def _in_fork(self, index: int, task: Json, result: Json) -> None:
+        self._load_here()
+        answer_path = os.path.join(self._chunk.folder, "answer")
+        started = time.monotonic()
+        pid = os.fork()
+        if pid == 0:
+            self._child(index, result, answer_path)
+        status, usage, reason, peak = self._watch.wait(pid, task["id"], started)
+        if reason == "ended":
+            raise Ended
+        answer = read_answer(answer_path, self._results)
+        if answer is not None and not reason and status == 0:
+            result.update(answer)
+        elif not reason and os.WIFEXITED(status):
+            result["outcome"] = "crashed"
+            result["message"] = "the interpreter ended with exit code %d during the call" % os.WEXITSTATUS(
+                status
+            )
+        code, number = result["return_code"], result["signal"]
+        result["wall_s"] = round(time.monotonic() - started, 6)
+        self._watch.judge(result, status, usage, reason, peak)
+        if result["outcome"] not in ("crashed", "walltime_exceeded", "memory_exceeded", "cancelled"):
+            result["return_code"], result["signal"] = code, number
+        if result["outcome"] in ("walltime_exceeded", "memory_exceeded"):
+            result["outputs"] = {}
+        self._printed.take(self._results.keep_file, result["files"])
+
+    def _load_here(self) -> None:
+        """Load before the fork: every call then finds it loaded. What goes wrong is told by the call."""
+        try:
+            load_function(self._chunk.spec["function"], self._chunk.pack)
+        except Exception:
+            return
+
+    def _child(self, index: int, result: Json, answer_path: str) -> None:
+        code = 1
+        try:
+            os.setsid()
+            die_with_parent(signal.SIGKILL)
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            answer = Answer(answer_path)
+            self._results = answer  # type: ignore[assignment]
+            self._encoder = Encoder(answer.keep, answer.keep_file)
+            self._call(index, result)
+            answer.finish(result)
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            code = 0
+        except BaseException as problem:
+            sys.stderr.write("%s: %s\n" % (type(problem).__name__, problem))
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
+
+
+class Answer:
+    """How the fork of a call hands over its result: a pack in the spool."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._pack = ZipWriter(path + ".part")
+        self._keys: Set[str] = set()
+
+    def keep(self, content: bytes) -> str:
+        key = hashlib.sha256(content).hexdigest()
+        if key not in self._keys:
+            self._keys.add(key)
+            self._pack.add(key, content)
+        return key
+
+    def keep_file(self, fd: int) -> str:
+        key = self._pack.add_file(fd, os.fstat(fd).st_size, self._keys.__contains__)
+        self._keys.add(key)
+        return key
+
+    def finish(self, result: Json) -> None:
+        self._pack.add("result.json", dump(result))
+        self._pack.close(sync=False)
+        os.rename(self._path + ".part", self._path)
+
+
+def read_answer(path: str, results: Results) -> Optional[Json]:
+    """Take over what a fork handed over: its blobs into the results; None if it died before."""
+    try:
+        pack = ZipReader(path)
+    except FileNotFoundError:
+        return None
+    try:
+        for name in pack.names:
+            if name != "result.json":
+                results.keep(pack.read(name))
+        answer: Json = json.loads(pack.read("result.json"))
+        return answer
+    finally:
+        pack.close()
+        os.unlink(path)
+
+
+# --------------------------------------------------------------------------------------------------- chunk
+
+
+class Chunk:
+    """A chunk folder, opened: what is to be done, and what has been done."""
+
+    def __init__(self, folder: str, tell: Callable[[int, int, int], None]) -> None:
+        self.folder = folder
+        self.pack = ZipReader(os.path.join(folder, "chunk.zip"))
+        self.spec: Json = json.loads(self.pack.read("chunk.json"))
+        if self.spec["format"] != FORMAT:
+            raise ValueError(
+                "%s is of format %s, this runner knows %d" % (folder, self.spec["format"], FORMAT)
+            )
+        self.tasks: List[Json] = self.spec["tasks"]
+        self.results = Results(folder, len(self.tasks), self.spec.get("flush_s", 0.5), tell)
+
+    def close(self) -> None:
+        self.results.close()
+        self.pack.close()
+
+
+def run_chunk(
+    folder: str, control: Control, tell: Callable[[int, int, int], None], death: Optional[int]
+) -> None:
+    """Run what of a chunk has not been done.
+
+    death: how the last runner of this chunk died: exit code, or minus a signal; None if it is not known.
+    """
+    control.enter(folder)
+    os.environ["GRANGE_CHUNK"] = folder
+    control.in_call = True
+    chunk = Chunk(folder, tell)
+    control.in_call = False
+    functions = chunk.spec["kind"] == "function"
+    direct = functions and not (chunk.spec.get("walltime_s") or chunk.spec.get("memory_mb"))
+    if not direct:
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        worker: Any = Functions(chunk, control) if functions else Commands(chunk, control)
+        try:
+            blame(chunk, worker, control, death, direct)
+            for index, task in enumerate(chunk.tasks):
+                if chunk.results.done(index):
+                    continue
+                if control.ending:
+                    raise Ended
+                control.look(time.monotonic())
+                if control.cancelled(task["id"]):
+                    chunk.results.add(index, result_of(task, "cancelled", "cancelled before it began"))
+                    continue
+                chunk.results.begin(index)
+                try:
+                    worker.run(index, task)
+                except Ended:
+                    # It is not to blame for that.
+                    chunk.results.mark(index, 0)
+                    raise
+        finally:
+            control.in_call, control.current = False, None
+            worker.close()
+            chunk.close()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def blame(chunk: Chunk, worker: Any, control: Control, death: Optional[int], direct: bool) -> None:
+    """Deal with the task that was running when the last runner of this chunk died."""
+    running = chunk.results.running()
+    if running is None:
+        return
+    kill_strays(chunk.folder)
+    index, tries = running
+    task = chunk.tasks[index]
+    control.look(time.monotonic())
+    result = result_of(task, "crashed")
+    if control.cancelled(task["id"]):
+        result["outcome"], result["message"] = "cancelled", "cancelled while it ran"
+    elif direct and death is not None:
+        worker.crashed(result, death)
+    elif tries >= DEATHS:
+        result["message"] = "the runner died %d times while this task ran" % tries
+    else:
+        return
+    chunk.results.add(index, result)
+    chunk.results.flush()
+
+
+# --------------------------------------------------------------------------------------------------- modes
+
+
+def fail(problem: BaseException) -> None:
+    """End at once: the spool cannot be written, so nothing that is done from here on could be told."""
+    try:
+        os.write(2, ("the spool cannot be written: %s\n" % problem).encode())
+    finally:
+        os._exit(EXIT_UNWRITABLE)
+
+
+def settle_in(control: Control) -> None:
+    """What both modes set up first: nothing of ours leaks into tasks, and signals reach the control."""
+    for name in os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else ():
+        if int(name) > 2:
+            try:
+                os.set_inheritable(int(name), False)
+            except OSError:
+                continue
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, control.on_term)
+    signal.signal(signal.SIGUSR1, control.on_usr1)
+    adopt_orphans()
+    # Our own folder must not hide a user's modules of the same name.
+    if sys.path and sys.path[0] == os.path.dirname(os.path.abspath(__file__)):
+        del sys.path[0]
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
+
+
+def serve(parent: int) -> int:
+    """Run chunk after chunk, as standard input tells: {"chunk": folder, "death": how its runner died}."""
+    die_with_parent(signal.SIGTERM)
+    requests, reports = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    os.dup2(2, 1)
+    control = Control(parent)
+    settle_in(control)
+    lines = os.fdopen(requests, "rb")
+    try:
+        serve_lines(lines, reports, control)
+    finally:
+        kill_leftovers(())
+    return 0
+
+
+def serve_lines(lines: Any, reports: int, control: Control) -> None:
+    while not control.ending and os.getppid() == control.parent:
+        try:
+            # A signal that asks to end must not find us waiting for the next line.
+            control.in_call = True
+            line = lines.readline()
+            control.in_call = False
+            if not line:
+                return
+            request = json.loads(line)
+            folder = request["chunk"]
+
+            def tell(number: int, results: int, blobs: int, folder: str = folder) -> None:
+                report(reports, {"chunk": folder, "pack": number, "results": results, "blobs": blobs})
+
+            began = time.monotonic()
+            run_chunk(folder, control, tell, request.get("death"))
+            report(reports, {"chunk": folder, "done": True, "wall_s": time.monotonic() - began})
+        except (Ended, Cancelled):
+            continue
+        except BrokenPipeError:
+            return
+
+
+def report(fd: int, message: Json) -> None:
+    os.write(fd, dump(message) + b"\n")
+
+
+def run(folder: str) -> int:
+    """Run one chunk, in a child, so that a call that ends the interpreter ends neither us nor the others."""
+    die_with_parent(signal.SIGTERM)
+    folder = os.path.abspath(folder)
+    death: Optional[int] = None
+    unproductive = 0
+    while True:
+        before = packs_in(folder)
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                die_with_parent(signal.SIGTERM)
+                code = run_once(folder, death)
+            except SpoolFailed as problem:
+                fail(problem)
+            except BaseException:
+                import traceback
+
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, functools.partial(pass_on, pid))
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        status = os.waitpid(pid, 0)[1]
+        death = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+        if death == EXIT_UNWRITABLE or death == 128 + signal.SIGTERM or all_done(folder):
+            return 0 if all_done(folder) else death
+        unproductive = 0 if packs_in(folder) > before else unproductive + 1
+        if unproductive >= DEATHS:
+            return 1
+
+
+def pass_on(pid: int, number: int, _frame: object) -> None:
+    send([pid], number)
+
+
+def all_done(folder: str) -> bool:
+    try:
+        with open(os.path.join(folder, "marks"), "rb") as file:
+            return all(0 < mark < RUNNING for mark in array.array("I", file.read()))
+    except FileNotFoundError:
+        return False
+
+
+def packs_in(folder: str) -> int:
+    return sum(name.endswith(".zip") for name in os.listdir(folder))
+
+
+def run_once(folder: str, death: Optional[int]) -> int:
+    control = Control(os.getppid())
+    settle_in(control)
+    done = os.path.join(os.path.dirname(folder), "done")
+    name = os.path.basename(folder)
+
+    def tell(number: int, _results: int, _blobs: int) -> None:
+        note(done, "%s.%d" % (name, number))
+
+    try:
+        run_chunk(folder, control, tell, death)
+    except Ended:
+        return 128 + signal.SIGTERM
+    finally:
+        kill_leftovers(())
+    note(done, name + ".end")
+    return 0
+
+
+def note(folder: str, name: str) -> None:
+    """Leave a mark for whoever watches the folder; nobody need watch."""
+    try:
+        os.close(os.open(os.path.join(folder, name), os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except FileNotFoundError:
+        return
+    except OSError as problem:
+        raise SpoolFailed(str(problem)) from problem
+
+
+def main(arguments: List[str]) -> int:
+    if len(arguments) == 2 and arguments[0] == "serve":
+        try:
+            return serve(int(arguments[1]))
+        except SpoolFailed as problem:
+            fail(problem)
+    if len(arguments) == 2 and arguments[0] == "run":
+        return run(arguments[1])
+    sys.stderr.write("usage: runner.py run CHUNK_FOLDER | serve PARENT_PID\n")
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
