@@ -1,4 +1,4 @@
-"""The tables of alloy_screening.py: as a frame, and printed at most 85 columns wide."""
+"""The tables of alloy_screening.py: as a frame, and printed at most 80 columns wide."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SOURCE = (
     "Crit. Rev. Solid State Mater. Sci. 39, 1 (2014), as in ase.collections.dcdft."
 )
 MEANING = (
-    "ΔH: formation enthalpy from the metals, without temperature or pressure;\n"
+    "ΔH: formation enthalpy per atom from the metals, at 0 K and no pressure;\n"
     "below zero the alloy is stable against them. a³: the volume of four atoms."
 )
 
@@ -88,7 +88,7 @@ def print_pairs(table: pd.DataFrame, pairs: list[tuple[str, str]]) -> None:
     title = "Ordered alloys: A3B and AB3 as L1_2, AB as L1_0 (with c/a = 1)"
     shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     shown.add_column("A-B")
-    for quantity in ("a (Å)", "B (GPa)", "ΔH (meV/atom)"):
+    for quantity in ("a (Å)", "B (GPa)", "ΔH (meV)"):
         for heading in (f"{quantity}\nA3B", "\nAB", "\nAB3"):
             shown.add_column(heading, justify="right", no_wrap=True)
     by_name = table.set_index("compound")
