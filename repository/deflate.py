@@ -50,18 +50,20 @@ def inflated(stored: bytes | memoryview, size: int) -> bytes | None:
 
 
 def inflated_pieces(pieces: Iterable[bytes], chunk_bytes: int) -> Iterator[bytes]:
-    """Undo deflate piece by piece, at most chunk_bytes at a time; ends early where it is damaged."""
+    """Undo deflate piece by piece, at most chunk_bytes at a time.
+
+    Errors: zlib.error, where it is damaged or when it does not end with the last piece.
+    """
     inflater = zlib.decompressobj(-15)
     for piece in pieces:
         rest = piece
         while True:
-            try:
-                content = inflater.decompress(rest, chunk_bytes)
-            except zlib.error:
-                return
+            content = inflater.decompress(rest, chunk_bytes)
             if content:
                 yield content
             rest = inflater.unconsumed_tail
             # A full piece may leave more inside the inflater, although it has eaten everything.
             if not rest and len(content) < chunk_bytes:
                 break
+    if not inflater.eof or inflater.unused_data:
+        raise zlib.error("not one whole deflated content")

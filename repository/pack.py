@@ -70,6 +70,9 @@ class PackWriter:
 
     def add(self, key: Key, content: bytes) -> BlobLocation:
         """Put a blob in: deflated where that pays, else as it is. Each key once."""
+        name = key.encode("ascii")
+        if len(name) != 64:
+            raise ValueError(f"key: expected 64 hexadecimal digits, got {key!r}")
         size = len(content)
         if size > 1 << 30:
             raise ValueError(
@@ -82,7 +85,6 @@ class PackWriter:
             stored, codec, method = content, "stored", _STORED
         stored_size = len(stored)
         checksum = zlib.crc32(content)
-        name = key.encode("ascii")
         header = len(self._content)
         self._content += _LOCAL_OF_KEY.pack(
             _LOCAL_MARK, _VERSION, 0, method, 0, _DATE, checksum, stored_size, size, 64, 0, name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 from grange.repository.store import Contents, Range
 
@@ -24,10 +25,12 @@ def merge(ranges: Sequence[Range], gap_bytes: int, limit_bytes: int = LARGEST_ME
         return merged
     start, length = ranges[0]
     end = start + length
-    for offset, length in ranges:
+    for offset, length in islice(ranges, 1, None):
         reach = offset + length
-        if offset - end <= gap_bytes and max(end, reach) - start <= limit_bytes:
-            end = max(end, reach)
+        if reach <= end:
+            continue
+        if offset - end <= gap_bytes and reach - start <= limit_bytes:
+            end = reach
         else:
             merged.append((start, end - start))
             start, end = offset, reach

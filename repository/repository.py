@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
@@ -236,12 +237,15 @@ class Repository:
         if row.codec == "deflate":
             pieces = inflated_pieces(pieces, chunk_bytes)
         given = 0
-        for piece in pieces:
-            digest.update(piece)
-            given += len(piece)
-            if given > row.size:
-                break
-            yield piece
+        try:
+            for piece in pieces:
+                digest.update(piece)
+                given += len(piece)
+                if given > row.size:
+                    break
+                yield piece
+        except zlib.error as error:
+            raise BlobCorrupt(key, row.object_name) from error
         if given != row.size or digest.hexdigest() != key:
             raise BlobCorrupt(key, row.object_name)
 
