@@ -64,7 +64,7 @@ def _copied_if_plain(value: Any, depth: int) -> Json:
     elif depth < DEEPEST:
         if kind is list or kind is tuple:
             return [_copied_if_plain(item, depth + 1) for item in value]
-        if kind is dict and all([type(key) is str and key.isascii() and "\0" not in key for key in value]):
+        if kind is dict and all(type(key) is str and key.isascii() and "\0" not in key for key in value):
             return {key: _copied_if_plain(item, depth + 1) for key, item in value.items()}
     raise _NotPlain
 

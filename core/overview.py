@@ -55,8 +55,7 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class CampaignSummary:
-    """One campaign: how its calls stand. outcomes has only what there is; repeats are calls that an equal
-    call of the same campaign answers."""
+    """One campaign and how its processes stand; outcomes has only what there is."""
 
     id: int
     name: str
@@ -64,7 +63,6 @@ class CampaignSummary:
     time: datetime
     outcomes: dict[str, int]
     cached: int
-    repeats: int
     started_at: datetime | None
     ended_at: datetime | None
 
@@ -197,11 +195,6 @@ SELECT p.campaign_id, {_OUTCOME}, count(*), count(p.cached_from), min(p.started_
 FROM process p WHERE p.campaign_id = ANY (%(ids)s) AND p.superseded_by IS NULL GROUP BY 1, 2
 """  # noqa: S608
 
-# How many calls of some campaigns are answered by an equal call.
-_CAMPAIGN_REPEATS = """
-SELECT campaign_id, count(*) FROM campaign_repeat WHERE campaign_id = ANY (%(ids)s) GROUP BY 1
-"""
-
 # The campaigns that have something left to do, found through the index of the unfinished.
 _UNDER_WAY = """
 SELECT DISTINCT campaign_id FROM process
@@ -220,9 +213,7 @@ def campaigns(
     rows: dict[int, list[tuple[Any, ...]]] = {}
     for row in cursor.fetchall():
         rows.setdefault(row[0], []).append(row)
-    cursor.execute(_CAMPAIGN_REPEATS, found)
-    repeats = dict(cursor.fetchall())
-    return [_campaign(head, rows.get(head[0], []), repeats.get(head[0], 0)) for head in heads]
+    return [_campaign(head, rows.get(head[0], [])) for head in heads]
 
 
 def campaigns_under_way(cursor: Cursor) -> list[CampaignSummary]:
@@ -289,7 +280,7 @@ ORDER BY p.node_id DESC LIMIT %(limit)s
 
 # How many processes pass the filter, counted no further than needed to say "many".
 _PROCESS_COUNT = f"""
-SELECT count(*) FROM (SELECT FROM process p WHERE {_PROCESS_FILTER} LIMIT %(limit)s) some
+SELECT count(*) FROM (SELECT FROM process p WHERE {_PROCESS_FILTER} LIMIT %(limit)s) AS counted
 """  # noqa: S608
 
 #: Above every id.
@@ -334,7 +325,7 @@ WHERE {_NODE_FILTER} ORDER BY n.id DESC LIMIT %(limit)s
 
 # How many nodes pass the filter, counted no further than needed to say "many".
 _NODE_COUNT = f"""
-SELECT count(*) FROM (SELECT FROM node n WHERE {_NODE_FILTER} LIMIT %(limit)s) some
+SELECT count(*) FROM (SELECT FROM node n WHERE {_NODE_FILTER} LIMIT %(limit)s) AS counted
 """  # noqa: S608
 
 
@@ -354,7 +345,7 @@ def _trimmed(node_type: str | None) -> str | None:
     return None if node_type is None else node_type.strip(".")
 
 
-def _campaign(head: tuple[Any, ...], rows: list[tuple[Any, ...]], repeats: int) -> CampaignSummary:
+def _campaign(head: tuple[Any, ...], rows: list[tuple[Any, ...]]) -> CampaignSummary:
     counts = {row[1]: row[2] for row in rows}
     return CampaignSummary(
         id=head[0],
@@ -363,7 +354,6 @@ def _campaign(head: tuple[Any, ...], rows: list[tuple[Any, ...]], repeats: int) 
         time=head[3],
         outcomes={name: counts[name] for name in OUTCOMES if name in counts},
         cached=sum(row[3] for row in rows),
-        repeats=repeats,
         started_at=min((row[4] for row in rows if row[4]), default=None),
         ended_at=max((row[5] for row in rows if row[5]), default=None),
     )

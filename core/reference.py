@@ -21,15 +21,12 @@ _BY_ID = "SELECT id FROM node WHERE id = ANY (%s::bigint[])"
 # The nodes whose uuid lies between two: those that begin alike. Three are enough to say "ambiguous".
 _BY_UUID = "SELECT id, uuid::text FROM node WHERE uuid BETWEEN %s::uuid AND %s::uuid ORDER BY uuid LIMIT 3"
 
-# The process that answers one call of a campaign: its own, or that of an equal call made before it.
+# The process of one call of a campaign: the last that it was tried as.
 _IN_CAMPAIGN_AT = """
 SELECT p.node_id FROM "group" g JOIN process p ON p.campaign_id = g.id
 WHERE g.type_string = 'campaign' AND g.label = %(label)s AND p.ordinal = %(ordinal)s
   AND p.superseded_by IS NULL
-UNION ALL
-SELECT r.process_id FROM "group" g JOIN campaign_repeat r ON r.campaign_id = g.id
-WHERE g.type_string = 'campaign' AND g.label = %(label)s AND r.ordinal = %(ordinal)s
-ORDER BY 1 DESC LIMIT 1
+ORDER BY p.node_id DESC LIMIT 1
 """
 
 

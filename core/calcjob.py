@@ -1,0 +1,71 @@
+"""Calculation jobs: a program with typed inputs and outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+from grange.core.command import Command
+from grange.core.errors import InputInvalid
+from grange.core.exit_code import ExitCode
+from grange.core.exit_status import FIRST_OWN
+from grange.core.output_files import OutputFiles
+
+
+class CalcJob:
+    """A program with typed inputs and outputs; derive from it.
+
+        class Energy(gr.CalcJob):
+            class Inputs:
+                molecule: gr.Structure
+                charge: int = 0
+            class Outputs:
+                energy: float
+            NO_ENERGY = gr.ExitCode(310, "no energy in the output")
+
+            def prepare(self, inputs):
+                return gr.Command(["xtb", "in.xyz"], files={"in.xyz": ...}, retrieve=["*.json"])
+
+            def parse(self, files):
+                return {"energy": ...} or self.NO_ENERGY
+
+    prepare() turns plain input values into the command; parse() turns the files that it left into
+    outputs, or into one of the class's exit codes. Both see the inputs as self.inputs too. parse() is
+    called when the program returned 0, and, where parse_failed is true, for every return code.
+    version: change it when results change although the source does not.
+    """
+
+    class Inputs:
+        """Ports and their types; a default makes a port optional."""
+
+    class Outputs:
+        """What parse() has to give; a default (None) makes an output optional."""
+
+    version: ClassVar[str] = ""
+    parse_failed: ClassVar[bool] = False
+
+    inputs: SimpleNamespace
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        taken: dict[int, str] = {}
+        for name, code in vars(cls).items():
+            if not isinstance(code, ExitCode):
+                continue
+            where = f"{cls.__name__}.{name}"
+            if code.status < FIRST_OWN:
+                raise InputInvalid(
+                    where, code.status, f"a status from {FIRST_OWN} on (lower ones are grange's)"
+                )
+            if code.status in taken:
+                raise InputInvalid(where, code.status, f"a status that {taken[code.status]} does not have")
+            taken[code.status] = name
+
+    def prepare(self, inputs: Any) -> Command:
+        """The command for these inputs."""
+        raise NotImplementedError(f"{type(self).__name__} needs a method prepare(self, inputs)")
+
+    def parse(self, files: OutputFiles) -> Mapping[str, object] | ExitCode | None:
+        """Outputs by name, or an exit code; nothing means no outputs but the files."""
+        return {}

@@ -1,0 +1,265 @@
+"""Campaigns: a named set of calculations that are run together."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from grange.core import group
+from grange.core import process as rows
+from grange.core.calcjob import CalcJob
+from grange.core.calls import Calls, Fixed
+from grange.core.engine import CampaignRun, Progress
+from grange.core.errors import InputInvalid, NotFound
+from grange.core.executors import open_executor
+from grange.core.frame import lazy_results, results
+from grange.core.function_recipe import FunctionRecipe
+from grange.core.job_recipe import JobRecipe
+from grange.core.profile import Profile
+from grange.core.progress_bar import progress_bar
+from grange.core.recipe import Recipe
+from grange.core.recording import record_calls
+from grange.core.shell_job import ShellJob, ShellRecipe
+from grange.core.transition import State
+from grange.core.worker import lock_campaign, unlock_campaign
+from grange.farm.executor import Executor
+from grange.farm.task import Resources
+
+if TYPE_CHECKING:
+    import pandas
+
+#: The type of the groups that are campaigns.
+CAMPAIGN_TYPE = "campaign"
+
+Runnable = Callable[..., object] | type[CalcJob] | ShellJob
+
+
+class CampaignInterrupted(KeyboardInterrupt):
+    """The run was interrupted; what was done is recorded, and running again goes on from there."""
+
+
+class Campaign:
+    """A named set of calculations that are run together, and may be gone on with at any time.
+
+        campaign = gr.Campaign("fcc-eos", profile)
+        campaign.map(energy, structure=structures, strain=strains, product=True)
+        campaign.run()
+        frame = campaign.results()
+
+    The name is the identity: a script that is started again under the same name goes on where it was,
+    and what is recorded is not computed again.
+    """
+
+    def __init__(self, name: str, profile: Profile, *, description: str = "") -> None:
+        if not isinstance(name, str) or not name.strip():
+            raise InputInvalid("Campaign: name", name, "a text that is not empty")
+        if not isinstance(profile, Profile):
+            raise InputInvalid("Campaign: profile", profile, "a profile, as gr.open() gives it")
+        self.name = name
+        self.profile = profile
+        with profile.transaction() as cursor:
+            try:
+                self.id = group.load(cursor, name, CAMPAIGN_TYPE).id
+            except NotFound:
+                made = group.create(
+                    cursor, name, user_id=profile.user_id, description=description, type_string=CAMPAIGN_TYPE
+                )
+                self.id = made.id
+        self._maps: list[Calls] = []
+        self._places: list[array[int]] = []
+
+    def __repr__(self) -> str:
+        return f"Campaign({self.name!r}, {sum(map(len, self._maps)):,} calls mapped)"
+
+    # -- what is to be done ----------------------------------------------------------------------
+
+    def map(
+        self,
+        runnable: Runnable,
+        *,
+        product: bool = False,
+        resources: Resources = Resources(),  # noqa: B008 – frozen
+        cache: bool = True,
+        **inputs: object,
+    ) -> int:
+        """Add calls of a function, a CalcJob class or a ShellJob; nothing is stored or run yet.
+
+        inputs: by name. Lists, ranges, generators, arrays and frame columns are gone through in step
+        (zip), or with product=True in every combination, the last one fastest; anything else, and
+        gr.fixed([...]), is one value for all calls. A list of nodes as one element is passed on as a
+        list of values, and linked node by node.
+        cache: whether equal calls elsewhere in the profile may answer, and be answered by, these.
+        Returns how many calls this added.
+
+        Errors: InputInvalid, which names port, place, value and what was expected;
+        FunctionNotShippable.
+        """
+        recipe = recipe_of(runnable)
+        implied: dict[str, object] = dict(recipe.implied()) if isinstance(recipe, ShellRecipe) else {}
+        if isinstance(recipe, JobRecipe):  # a job's defaults are inputs like others
+            implied |= {
+                name: Fixed(value) for name, value in recipe.ports.defaults().items() if value is not None
+            }
+        calls = Calls(recipe, {**implied, **inputs}, product=product, resources=resources, cache=cache)
+        self._maps.append(calls)
+        self._places.append(array("q", bytes(8 * len(calls))))
+        return len(calls)
+
+    def submit(self) -> int:
+        """Record the mapped calls as processes that wait to be run, and return.
+
+        They are run by `grange campaign run NAME`, or by run() of whoever opens the campaign.
+        Returns how many processes are waiting now.
+        """
+        with self._locked():
+            before = 0
+            for calls, places in zip(self._maps, self._places, strict=True):
+                for start in range(0, len(calls), 2000):
+                    slice_ = calls.slice(start, start + 2000, b"campaign %d" % self.id)
+                    recorded = record_calls(
+                        self.profile, self.id, calls, slice_, ordinal_offset=before, submit=False
+                    )
+                    for call, process_id in zip(slice_, recorded.places, strict=True):
+                        places[call.index] = process_id
+                before += len(calls)
+        with self.profile.transaction() as cursor:
+            return rows.count_unfinished(cursor, self.id)
+
+    def run(
+        self,
+        *,
+        progress: bool | Callable[[Progress], None] = True,
+        executor: str | Executor = "local",
+        resources: Resources = Resources(),  # noqa: B008 – frozen
+    ) -> Progress:
+        """Run what is mapped and what earlier runs have left, until all of it has ended.
+
+        progress: a bar on standard error, or a function that is told how far it is.
+        executor: "local" (runner processes on this machine), "hyperqueue", or an Executor.
+        resources: for what earlier runs have left; mapped calls have their own.
+
+        Errors: CampaignBusy when another process runs it; CampaignInterrupted (a KeyboardInterrupt) on
+        Ctrl-C, after what was done is recorded; TaskRefused when the machine has not the resources.
+        """
+        with (
+            self._locked(),
+            open_executor(self.profile, self.id, executor) as runner,
+            _shown(self.name, progress) as show,
+        ):
+            run = CampaignRun(self.profile, self.id, self._maps, runner, resources, show)
+            with _interruptible(run):
+                done = run.run()
+            self._places = run.places
+        if run.stopping:
+            raise CampaignInterrupted(
+                f"campaign {self.name}: {done.done:,} of {done.total:,} calls done and recorded; run it again to go on"
+            )
+        return done
+
+    def retry(self, exit_statuses: Sequence[int] | None = None) -> int:
+        """Make the failed calls again, as new processes; run() runs them.
+
+        exit_statuses: only those that ended with one of these. Returns how many.
+        """
+        with self._locked(), self.profile.transaction() as cursor:
+            return len(rows.retry_failed(cursor, self.id, exit_statuses))
+
+    # -- what came of it -------------------------------------------------------------------------
+
+    def results(self, *, nodes: bool = False, lazy: bool = False) -> Any:
+        """The calls and what came of them: one row a call, in the order of the maps.
+
+        Columns: process (id), the inputs by name, the outputs by name, state, exit_status,
+        exit_message. Without a map in this script: every call that the campaign has, in order.
+        nodes: cells of outputs hold the stored data nodes, to be mapped on with their provenance.
+        lazy: a dask.dataframe whose partitions read from PostgreSQL when they are computed.
+        """
+        ids = self._resolved()
+        if lazy:
+            return lazy_results(self.profile, self.id, ids)
+        with self.profile.transaction() as cursor:
+            return results(self.profile, cursor, self.id, ids, nodes=nodes)
+
+    def failures(self) -> pandas.DataFrame:
+        """The calls that did not end well: their inputs, exit_status and exit_message."""
+        frame = self.results()
+        ended = frame["state"].isin([State.FINISHED, State.EXCEPTED, State.KILLED])
+        well = (frame["state"] == State.FINISHED) & (frame["exit_status"] == 0)
+        return frame[ended & ~well]  # type: ignore[no-any-return]
+
+    def counts(self) -> Mapping[tuple[State, bool], int]:
+        """How many processes of the campaign are in a state; those that failed apart."""
+        with self.profile.transaction() as cursor:
+            return rows.count_states(cursor, self.id)
+
+    def _resolved(self) -> list[int] | None:
+        """The process of each mapped call, looked up where this script did not run it; None without maps."""
+        if not self._maps:
+            return None
+        for calls, places in zip(self._maps, self._places, strict=True):
+            if 0 not in places:
+                continue
+            with self.profile.transaction() as cursor:
+                for start in range(0, len(calls), 10_000):
+                    slice_ = calls.slice(start, start + 10_000, b"campaign %d" % self.id)
+                    found = rows.find_recorded(cursor, self.id, {call.key for call in slice_})
+                    for call in slice_:
+                        if call.key in found:
+                            places[call.index] = found[call.key].node_id
+        return [process_id for places in self._places for process_id in places if process_id]
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the campaign: one process at a time records and runs its calls."""
+        self.profile.worker_id  # noqa: B018 – registers this process, so that others can be told who runs it
+        lock_campaign(self.profile.connection, self.id)
+        try:
+            yield
+        finally:
+            if not self.profile.connection.closed:
+                unlock_campaign(self.profile.connection, self.id)
+
+
+def recipe_of(runnable: Runnable) -> Recipe:
+    """The recipe of what is to be run."""
+    if isinstance(runnable, ShellJob):
+        return ShellRecipe(runnable)
+    if isinstance(runnable, type) and issubclass(runnable, CalcJob):
+        return JobRecipe(runnable)
+    if isinstance(runnable, type) or not callable(runnable):
+        raise InputInvalid("map", runnable, "a function, a CalcJob class or a ShellJob")
+    return FunctionRecipe.of(runnable)
+
+
+@contextmanager
+def _shown(name: str, progress: bool | Callable[[Progress], None]) -> Iterator[Callable[[Progress], None]]:
+    if progress is True:
+        with progress_bar(name) as show:
+            yield show
+    elif progress is False:
+        yield lambda _: None
+    else:
+        yield progress
+
+
+@contextmanager
+def _interruptible(run: CampaignRun) -> Iterator[None]:
+    """Let the first Ctrl-C end the run in order; the second one is Python's own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def stop(_number: int, _frame: object) -> None:
+        run.stopping = True
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

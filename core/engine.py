@@ -1,0 +1,234 @@
+"""The engine: one loop that records calls, has them run, and records what came of them.
+
+    fill the window (record a slice of calls, submit it) → poll the executor → record → again
+
+A slice is one transaction, and so is what a poll delivers; a process is recorded before its task is
+submitted, and its result pack is in the store before the rows that point into it. So it may be killed
+between any two lines: the next run takes in what the spool holds and claims what has no result.
+"""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from grange.core import process as rows
+from grange.core.calls import Call, Calls
+from grange.core.intake import Intake, Opened
+from grange.core.profile import Profile
+from grange.core.recipe import Recipe
+from grange.core.recorded import RecordedRecipes, load_values
+from grange.core.recording import Recorded, ToRun, draft_or_reason, record_calls
+from grange.farm.executor import Executor
+from grange.farm.result import ResultPack
+from grange.farm.task import Batch, Resources, Task
+
+#: Seconds of work that are kept submitted ahead: enough to bury a transaction, little enough that the
+#: record stays close behind the results.
+AHEAD_S = 3.0
+SMALLEST_SLICE = 16
+LARGEST_SLICE = 2000
+POLL_S = 0.25
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run is. reused: answered by the record or the cache, without computing."""
+
+    total: int = 0
+    done: int = 0
+    failed: int = 0
+    reused: int = 0
+    started_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def computed(self) -> int:
+        return self.done - self.reused
+
+    @property
+    def rate(self) -> float:
+        """Computed calculations per second since the start."""
+        return self.computed / max(time.monotonic() - self.started_at, 1e-9)
+
+
+class CampaignRun:
+    """One run of a campaign by this process, which holds the campaign's lock.
+
+    places: for each map, the process that answers each of its calls (0: not recorded yet).
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        campaign_id: int,
+        maps: Sequence[Calls],
+        executor: Executor,
+        resources: Resources,
+        listener: Callable[[Progress], None],
+    ) -> None:
+        self.profile = profile
+        self.campaign_id = campaign_id
+        self.executor = executor
+        self.resources = resources
+        self.listener = listener
+        self.progress = Progress(total=sum(len(calls) for calls in maps))
+        self.places = [array("q", bytes(8 * len(calls))) for calls in maps]
+        self.stopping = False
+        self._maps = maps
+        # without a map of our own, what is there to do is what an earlier run has left
+        self._calls_each = 0 if maps else 1
+        self._slices = self._all_slices()
+        self._exhausted = False
+        self._unclaimed = True
+        self._open: dict[str, Opened] = {}
+        self._recipes = RecordedRecipes(profile)
+        self._intake = Intake(profile)
+        self._slice_size = SMALLEST_SLICE
+        self._recent: list[tuple[float, int]] = []
+
+    def run(self) -> Progress:
+        """Run until everything has ended, or somebody sets stopping."""
+        for calls in self._maps:
+            # nothing to run yet, but what can never run here is refused before anything is stored
+            self.executor.submit(Batch((), calls.resources))
+        self._recover()
+        if not self._maps:
+            with self.profile.transaction() as cursor:
+                self.progress.total = rows.count_unfinished(cursor, self.campaign_id)
+        self.listener(self.progress)
+        while not self.stopping:
+            self._fill()
+            if not self._open:
+                if self._exhausted:
+                    break
+                continue
+            self._record(self.executor.poll(POLL_S))
+            self.listener(self.progress)
+        if self.stopping:
+            self._give_back()
+        self.listener(self.progress)
+        return self.progress
+
+    # -- what goes out ---------------------------------------------------------------------------
+
+    def _fill(self) -> None:
+        while not self._exhausted and not self.stopping and len(self._open) < self._window():
+            if self._unclaimed:
+                self._claim()
+            else:
+                self._record_slice()
+            if self.executor.outstanding <= len(self._open) // 2:
+                break  # results are waiting: take them in before preparing more
+            self.listener(self.progress)
+
+    def _window(self) -> int:
+        """How many calls may be under way: some seconds' work at the rate of late."""
+        rate = 0.0
+        if len(self._recent) > 1:
+            (t0, n0), (t1, n1) = self._recent[0], self._recent[-1]
+            rate = (n1 - n0) / max(t1 - t0, 1e-3)
+        return int(min(20_000, max(SMALLEST_SLICE * self.executor.slots, rate * AHEAD_S)))
+
+    def _all_slices(self) -> Iterator[tuple[int, int, list[Call]]]:
+        salt = b"campaign %d" % self.campaign_id
+        for number, calls in enumerate(self._maps):
+            start = 0
+            while start < len(calls):
+                stop = start + self._slice_size
+                yield number, start, calls.slice(start, stop, salt)
+                start = stop
+
+    def _record_slice(self) -> None:
+        following = next(self._slices, None)
+        if following is None:
+            self._exhausted = True
+            return
+        number, _, slice_ = following
+        self._slice_size = min(LARGEST_SLICE, self._slice_size * 2)
+        calls = self._maps[number]
+        before = sum(len(earlier) for earlier in self._maps[:number])
+        recorded = record_calls(self.profile, self.campaign_id, calls, slice_, ordinal_offset=before)
+        places = self.places[number]
+        for call, process_id in zip(slice_, recorded.places, strict=True):
+            places[call.index] = process_id
+        self._count_answered(recorded)
+        self._submit(calls.recipe, calls.resources, recorded.to_run)
+
+    def _count_answered(self, recorded: Recorded) -> None:
+        self.progress.done += recorded.answered
+        self.progress.reused += recorded.answered
+        self.progress.failed += recorded.failed
+        for process_id, extra in recorded.awaited.items():
+            opened = self._open.get(str(process_id))
+            if opened is not None:
+                opened.calls += extra
+
+    def _submit(self, recipe: Recipe, resources: Resources, to_run: Sequence[ToRun]) -> None:
+        tasks: list[Task] = []
+        for one in to_run:
+            self._open[str(one.process_id)] = Opened(
+                one.process_id, one.attempt, recipe, one.values, one.calls
+            )
+            tasks.append(recipe.task(one.process_id, one.attempt, one.draft))
+        if tasks:
+            self.executor.submit(Batch(tuple(tasks), resources))
+
+    # -- what was left by an earlier run ---------------------------------------------------------
+
+    def _recover(self) -> None:
+        """Take in the results that an earlier run computed and did not live to record."""
+        packs = self.executor.recover()
+        if not packs:
+            return
+        ids = [int(result.id) for pack in packs for result in pack.results]
+        with self.profile.transaction() as cursor:
+            opened = self._recipes.open(cursor, rows.find_open(cursor, ids))
+        opened = {key: process for key, process in opened.items() if process.recipe is not None}
+        self._intake.record(packs, opened)
+        self.executor.acknowledge(packs)
+
+    def _claim(self) -> None:
+        """Take over a slice of what an earlier run recorded and has no result of."""
+        with self.profile.transaction() as cursor:
+            claimed = rows.claim_unfinished(cursor, self.campaign_id, self.profile.worker_id, LARGEST_SLICE)
+            groups = self._recipes.group(cursor, claimed)
+            values = load_values(self.profile, cursor, claimed)
+        if not claimed:
+            self._unclaimed = False
+            return
+        refused = []
+        for recipe, processes in groups:
+            to_run = []
+            for process in processes:
+                given = values[process.node_id]
+                draft = draft_or_reason(recipe, given)
+                if isinstance(draft, str):
+                    refused.append(rows.End.excepted(process.node_id, process.attempt, draft))
+                else:
+                    to_run.append(ToRun(process.node_id, process.attempt, draft, given, self._calls_each))
+            self._submit(recipe, self.resources, to_run)
+        with self.profile.transaction() as cursor:
+            rows.end(cursor, refused)
+
+    # -- what comes back -------------------------------------------------------------------------
+
+    def _record(self, packs: list[ResultPack]) -> None:
+        if not packs:
+            return
+        ended = self._intake.record(packs, self._open)
+        self.executor.acknowledge(packs)
+        for key, went_well in ended.items():
+            opened = self._open.pop(key)
+            self.progress.done += opened.calls
+            self.progress.failed += 0 if went_well else opened.calls
+        self._recent.append((time.monotonic(), self.progress.computed))
+        del self._recent[:-20]
+
+    def _give_back(self) -> None:
+        """Stopped: let the runners end, record what they finished, free the rest."""
+        self.executor.close()
+        self._record(self.executor.recover())
+        with self.profile.transaction() as cursor:
+            rows.release(cursor, self.profile.worker_id)

@@ -1,0 +1,234 @@
+"""Results as data frames: one row a call, inputs and outputs as columns.
+
+Two statements read a whole frame: the processes, and their links with the values at the other end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grange.core.graph import load
+from grange.core.profile import Profile, open_profile
+
+if TYPE_CHECKING:
+    import dask.dataframe
+    import pandas
+
+#: Columns that tell of the process; they stand after inputs and outputs.
+PROCESS_COLUMNS = ("state", "exit_status", "exit_message")
+#: Outputs and inputs that are no result by themselves.
+HIDDEN_LABELS = frozenset({"retrieved", "code"})
+#: Processes per partition of a lazy frame: about 100 ms of reading, as Dask wants it.
+PARTITION_ROWS = 10_000
+
+# The processes of a campaign, or those of a list, with how they ended.
+_PROCESSES = """
+SELECT node_id, state::text, exit_status, exit_message FROM process
+WHERE {which} ORDER BY {order}
+"""
+
+# What links the processes with data: inputs and outputs, and of the data what its value is made of.
+_VALUES = """
+SELECT l.target_id AS process_id, l.label, n.id, n.node_type, n.attributes, true AS input, n.repository_metadata
+FROM link l JOIN node n ON n.id = l.source_id
+WHERE l.target_id = ANY(%(ids)s) AND l.type IN ('input_calc', 'input_work')
+UNION ALL
+SELECT l.source_id, l.label, n.id, n.node_type, n.attributes, false, n.repository_metadata
+FROM link l JOIN node n ON n.id = l.target_id
+WHERE l.source_id = ANY(%(ids)s) AND l.type IN ('create', 'return')
+"""
+
+
+def results(
+    profile: Profile, cursor: Any, campaign_id: int, ids: Sequence[int] | None, *, nodes: bool = False
+) -> pandas.DataFrame:
+    """The frame of a campaign, or of these of its processes, in the order given (repeats repeat)."""
+    if ids is None:
+        which, order = "campaign_id = %(campaign)s AND superseded_by IS NULL", "ordinal, node_id"
+    else:
+        which, order = "node_id = ANY(%(wanted)s)", "node_id"
+    cursor.execute(
+        _PROCESSES.format(which=which, order=order),
+        {"campaign": campaign_id, "wanted": list(set(ids or ()))},
+    )
+    processes = cursor.fetchall()
+    frame = _frame(profile, cursor, processes, nodes=nodes)
+    if ids is None:
+        return frame
+    return frame.set_index("process", drop=False).loc[list(ids)].reset_index(drop=True)
+
+
+def _frame(
+    profile: Profile, cursor: Any, processes: Sequence[tuple[Any, ...]], *, nodes: bool = False
+) -> pandas.DataFrame:
+    import pandas
+
+    ids = [row[0] for row in processes]
+    cursor.execute(_VALUES, {"ids": ids})
+    links = cursor.fetchall()
+    place = {process_id: row for row, process_id in enumerate(ids)}
+    inputs: dict[str, list[Any]] = {}
+    outputs: dict[str, list[Any]] = {}
+    value_of = _loaded(profile, cursor, links) if nodes else _values(profile, cursor, links)
+    for process_id, label, node_id, node_type, _, is_input, _ in links:
+        if label in HIDDEN_LABELS and node_type.startswith(("data.core.folder.", "data.core.code.")):
+            continue
+        columns = inputs if is_input else outputs
+        column = columns.get(label)
+        if column is None:
+            column = columns[label] = [None] * len(ids)
+        column[place[process_id]] = value_of[node_id]
+    data: dict[str, Any] = {"process": ids}
+    for label in _ordered(inputs):
+        data[label] = inputs[label]
+    for label, column in outputs.items():
+        data[label if label not in data else f"{label}_out"] = column
+    data["state"] = [row[1] for row in processes]
+    data["exit_status"] = pandas.array([row[2] for row in processes], dtype="Int64")
+    data["exit_message"] = [row[3] for row in processes]
+    frame = pandas.DataFrame(data)
+    return _collapsed(frame, inputs)
+
+
+def _ordered(inputs: Mapping[str, list[Any]]) -> Iterable[str]:
+    return sorted(inputs, key=lambda label: (label.split("__")[0], len(label), label))
+
+
+def _collapsed(frame: pandas.DataFrame, inputs: Mapping[str, list[Any]]) -> pandas.DataFrame:
+    """Columns of a namespace (points__0, points__1 …) as one column of lists."""
+    spaces: dict[str, list[str]] = {}
+    for label in _ordered(inputs):
+        if "__" in label:
+            spaces.setdefault(label.split("__")[0], []).append(label)
+    for name, labels in spaces.items():
+        rows = frame[labels].to_numpy(dtype=object).tolist()
+        at = int(frame.columns.get_loc(labels[0]))  # type: ignore[arg-type]
+        frame = frame.drop(columns=labels)
+        frame.insert(
+            min(at, len(frame.columns)), name, [[item for item in row if item is not None] for row in rows]
+        )
+    return frame
+
+
+def _loaded(profile: Profile, cursor: Any, links: Sequence[tuple[Any, ...]]) -> dict[int, Any]:
+    ids = sorted({link[2] for link in links})
+    return {node.id: node for node in load(cursor, ids, reader=profile.read_files) if node.id is not None}
+
+
+def _values(profile: Profile, cursor: Any, links: Sequence[tuple[Any, ...]]) -> dict[int, Any]:
+    """A cell for each node at the end of a link: the plain value where it fits in a cell."""
+    values: dict[int, Any] = {}
+    arrays: list[int] = []
+    for _, _, node_id, node_type, attributes, _, _ in links:
+        if node_id in values:
+            continue
+        cell = _CELLS.get(node_type)
+        if cell is not None:
+            values[node_id] = cell(attributes)
+        elif node_type == "data.core.array.ArrayData.":
+            values[node_id] = None
+            arrays.append(node_id)
+        else:
+            values[node_id] = attributes.get("value", attributes)
+    if arrays:
+        loaded = load(cursor, arrays, reader=profile.read_files)
+        for node in loaded:
+            assert node.id is not None
+            values[node.id] = node.value  # type: ignore[attr-defined]
+    return values
+
+
+def _formula(attributes: Mapping[str, Any]) -> str:
+    """Hill's order, as ASE and AiiDA write it: C and H first, the rest by the alphabet."""
+    symbols = {kind["name"]: "".join(kind["symbols"]) for kind in attributes["kinds"]}
+    counts: dict[str, int] = {}
+    for site in attributes["sites"]:
+        symbol = symbols[site["kind_name"]]
+        counts[symbol] = counts.get(symbol, 0) + 1
+    first = ["C", "H"] if "C" in counts else []
+    order = [symbol for symbol in first if symbol in counts] + sorted(set(counts) - set(first))
+    return "".join(f"{symbol}{counts[symbol] if counts[symbol] > 1 else ''}" for symbol in order)
+
+
+_CELLS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+    "data.core.int.Int.": lambda attributes: attributes["value"],
+    "data.core.float.Float.": lambda attributes: float(attributes["value"]),
+    "data.core.str.Str.": lambda attributes: attributes["value"],
+    "data.core.bool.Bool.": lambda attributes: attributes["value"],
+    "data.core.list.List.": lambda attributes: attributes["list"],
+    "data.core.dict.Dict.": lambda attributes: attributes,
+    "data.core.structure.StructureData.": _formula,
+    "data.core.singlefile.SinglefileData.": lambda attributes: attributes["filename"],
+    "data.core.remote.RemoteData.": lambda attributes: attributes["remote_path"],
+}
+
+
+# ---------------------------------------------------------------- lazy
+
+
+def lazy_results(profile: Profile, campaign_id: int, ids: Sequence[int] | None) -> dask.dataframe.DataFrame:
+    """The frame of a campaign as a Dask dataframe: each partition reads its processes when computed.
+
+    The index is the process id, and the divisions are known, so that Dask can select by it. The
+    columns and their types are those of the first processes that have ended.
+    """
+    try:
+        from dask.dataframe import from_map
+    except ImportError:
+        raise ModuleNotFoundError("lazy results need Dask: pip install 'grange[dask]'") from None
+
+    with profile.transaction() as cursor:
+        if ids is None:
+            cursor.execute(
+                "SELECT node_id FROM process WHERE campaign_id = %s AND superseded_by IS NULL ORDER BY node_id",
+                (campaign_id,),
+            )
+            wanted = [row[0] for row in cursor.fetchall()]
+        else:
+            wanted = sorted(set(ids))
+        cursor.execute(
+            _PROCESSES.format(
+                which="node_id = ANY(%(wanted)s)", order="(exit_status = 0) DESC NULLS LAST, node_id"
+            ),
+            {"wanted": wanted},
+        )
+        sample = cursor.fetchmany(100)
+        meta = _frame(profile, cursor, sample).set_index("process")
+    parts = [wanted[start : start + PARTITION_ROWS] for start in range(0, len(wanted), PARTITION_ROWS)] or [
+        []
+    ]
+    divisions = [part[0] for part in parts if part] + [wanted[-1]] if wanted else None
+    frame: dask.dataframe.DataFrame = from_map(  # type: ignore[no-untyped-call]
+        _Partition(
+            str(profile.home),
+            list(map(str, meta.columns)),
+            {str(name): str(kind) for name, kind in meta.dtypes.items()},
+        ),
+        parts,
+        meta=meta.iloc[:0],
+        divisions=divisions,
+        label="grange",
+    )
+    return frame
+
+
+class _Partition:
+    """Reads one partition, wherever Dask runs it; what travels is the profile's place, never a secret."""
+
+    def __init__(self, home: str, columns: Sequence[str], types: Mapping[str, str]) -> None:
+        self._home = Path(home)
+        self._columns = columns
+        self._types = types
+
+    def __call__(self, ids: Sequence[int]) -> pandas.DataFrame:
+        with open_profile(self._home) as profile, profile.transaction() as cursor:
+            cursor.execute(
+                _PROCESSES.format(which="node_id = ANY(%(wanted)s)", order="node_id"), {"wanted": list(ids)}
+            )
+            frame = _frame(profile, cursor, cursor.fetchall()).set_index("process")
+        for column in self._columns:
+            if column not in frame:
+                frame[column] = None
+        return frame[self._columns].astype(self._types)

@@ -1,0 +1,143 @@
+"""Intake: what runners delivered becomes packs in the store and outputs in the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from grange.core import process as rows
+from grange.core.graph import store
+from grange.core.link import Link, LinkType
+from grange.core.node import Data, NodeRef
+from grange.core.output_files import OutputFiles
+from grange.core.process import End
+from grange.core.profile import Profile
+from grange.core.recipe import Conclusion, Recipe
+from grange.core.transition import State
+from grange.farm.result import ResultPack, TaskResult
+from grange.repository import BlobLocation, Key
+
+#: Output files up to this size are read for parsers in one go, larger ones when asked for.
+READ_AHEAD_BYTES = 64 * 1024
+
+
+@dataclass(slots=True)
+class Opened:
+    """A process that is under way: what is needed to make sense of its result.
+
+    calls: how many calls of this run it answers.
+    """
+
+    process_id: int
+    attempt: int
+    recipe: Recipe
+    values: Mapping[str, object]
+    calls: int
+
+
+class Intake:
+    """Takes result packs in: the store first, then everything else in one transaction."""
+
+    def __init__(self, profile: Profile) -> None:
+        self._profile = profile
+
+    def record(self, packs: Sequence[ResultPack], opened: Mapping[str, Opened]) -> dict[str, bool]:
+        """Record results; those that nobody waits for any more, or of another attempt, change nothing.
+
+        Returns, for each process that this ended, whether it went well. Taking a pack in twice is
+        harmless: the store has it already, and compare-and-set leaves ended processes alone.
+        """
+        locations: dict[Key, BlobLocation] = {}
+        for pack in packs:
+            if pack.blobs:
+                locations.update(self._profile.repository.adopt(pack.path))
+        results = [
+            result
+            for pack in packs
+            for result in pack.results
+            if result.id in opened and opened[result.id].attempt == result.attempt
+        ]
+        with self._profile.transaction() as cursor:
+            if locations:
+                self._profile.index(cursor).add(locations)
+            return self._record(cursor, results, opened, locations)
+
+    def _record(
+        self,
+        cursor: Any,
+        results: Sequence[TaskResult],
+        opened: Mapping[str, Opened],
+        locations: Mapping[Key, BlobLocation],
+    ) -> dict[str, bool]:
+        index = self._profile.index(cursor)
+
+        def read(keys: Sequence[Key]) -> list[bytes]:
+            return self._profile.repository.read(keys, index)
+
+        ahead = self._read_ahead(results, opened, locations, read)
+        conclusions: dict[int, Conclusion] = {}
+        ends = []
+        for result in results:
+            process = opened[result.id]
+            files = OutputFiles(result.files, read, ahead, result.return_code)
+            conclusion = process.recipe.conclude(result, process.values, files)
+            conclusions[process.process_id] = conclusion
+            ends.append(_end(process, result, conclusion))
+        ended = rows.end(cursor, ends)
+        nodes: list[Data] = []
+        links: list[Link] = []
+        for process_id, conclusion in conclusions.items():
+            if process_id not in ended:
+                continue
+            source = NodeRef.calculation(process_id)
+            for label, data in conclusion.outputs.items():
+                nodes.append(data)
+                links.append(Link(source, data, LinkType.CREATE, label))
+        store(
+            cursor,
+            nodes,
+            links,
+            user_id=self._profile.user_id,
+            repository=self._profile.repository,
+            index=index,
+        )
+        return {
+            str(process_id): conclusions[process_id].state is State.FINISHED
+            and not conclusions[process_id].exit_status
+            for process_id in ended
+        }
+
+    def _read_ahead(
+        self,
+        results: Sequence[TaskResult],
+        opened: Mapping[str, Opened],
+        locations: Mapping[Key, BlobLocation],
+        read: Any,
+    ) -> dict[Key, bytes]:
+        """The small files that parsers are likely to ask for, in one read of the packs."""
+        wanted: dict[Key, None] = {}
+        for result in results:
+            if not getattr(opened[result.id].recipe, "parses", True):
+                continue
+            for key in result.files.values():
+                location = locations.get(key)
+                if location is not None and location.size <= READ_AHEAD_BYTES:
+                    wanted[key] = None
+        keys = list(wanted)
+        return dict(zip(keys, read(keys), strict=True)) if keys else {}
+
+
+def _end(process: Opened, result: TaskResult, conclusion: Conclusion) -> End:
+    return End(
+        node_id=process.process_id,
+        attempt=process.attempt,
+        state=conclusion.state,
+        exit_status=conclusion.exit_status,
+        message=conclusion.message or None,
+        started_at=result.started_at,
+        wall_s=result.wall_s,
+        cpu_s=result.cpu_s,
+        peak_memory_mb=result.peak_memory_mb,
+        host=result.host,
+    )

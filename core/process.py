@@ -1,0 +1,343 @@
+"""The rows of processes: every statement on the table `process`, plural, in the caller's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from grange.core.database import copy_rows, escape, reserve_ids
+from grange.core.transition import ENDED, State
+
+
+@dataclass(slots=True)
+class NewProcess:
+    """A process about to be recorded; node_id is that of its node, stored in the same transaction."""
+
+    node_id: int
+    label: str
+    key: bytes | None
+    campaign_id: int | None
+    ordinal: int | None
+    state: State
+    attempt: int
+    worker_id: int | None
+    exit_status: int | None = None
+    exit_message: str | None = None
+    cached_from: int | None = None
+
+
+@dataclass(slots=True)
+class End:
+    """What became of an attempt of a process. Units: seconds since the epoch, seconds, mebibytes."""
+
+    node_id: int
+    attempt: int
+    state: State
+    exit_status: int | None
+    message: str | None
+    started_at: float | None
+    wall_s: float | None
+    cpu_s: float | None
+    peak_memory_mb: float | None
+    host: str | None
+
+    @classmethod
+    def excepted(cls, node_id: int, attempt: int, message: str) -> End:
+        """The end of a process that never got as far as a runner."""
+        return cls(node_id, attempt, State.EXCEPTED, None, message, None, None, None, None, None)
+
+
+@dataclass(slots=True)
+class Found:
+    """A process that a campaign has already."""
+
+    node_id: int
+    state: State
+    attempt: int
+    exit_status: int | None
+
+
+@dataclass(slots=True)
+class Claimed:
+    """An unfinished process that this worker has taken over."""
+
+    node_id: int
+    attempt: int
+    process_type: str
+    attributes: dict[str, Any]
+    repository_metadata: dict[str, Any]
+    inputs: list[tuple[str, int]] = field(default_factory=list)
+
+
+COLUMNS = (
+    "node_id",
+    "state",
+    "attempt",
+    "worker_id",
+    "campaign_id",
+    "ordinal",
+    "key",
+    "label",
+    "exit_status",
+    "exit_message",
+    "cached_from",
+    "finished_at",
+)
+
+
+def insert(cursor: Any, processes: Iterable[NewProcess]) -> None:
+    """Record new processes, by one COPY."""
+
+    def lines() -> Iterable[str]:
+        for new in processes:
+            row = (
+                str(new.node_id),
+                new.state.value,
+                str(new.attempt),
+                _number(new.worker_id),
+                _number(new.campaign_id),
+                _number(new.ordinal),
+                "\\N" if new.key is None else "\\\\x" + new.key.hex(),
+                escape(new.label),
+                _number(new.exit_status),
+                "\\N" if new.exit_message is None else escape(new.exit_message),
+                _number(new.cached_from),
+                "now" if new.state in ENDED else "\\N",
+            )
+            yield "\t".join(row) + "\n"
+
+    copy_rows(cursor, "process", COLUMNS, lines())
+
+
+def _number(value: int | None) -> str:
+    return "\\N" if value is None else str(value)
+
+
+def end(cursor: Any, ends: Sequence[End]) -> set[int]:
+    """End processes: compare-and-set on state and attempt.
+
+    Returns the ids of those that this call ended; what had ended before, or is in another attempt, is
+    left alone, so that recording a result twice changes nothing.
+    """
+    if not ends:
+        return set()
+    cursor.execute(
+        """
+        UPDATE process p
+        SET state = e.state::process_state, exit_status = e.exit_status, exit_message = e.message,
+            started_at = to_timestamp(e.started_at),
+            finished_at = coalesce(to_timestamp(e.started_at + e.wall_s), now()),
+            wall_s = e.wall_s, cpu_s = e.cpu_s, peak_memory_mb = e.peak_memory_mb, host = e.host
+        FROM unnest(%s::bigint[], %s::int[], %s::text[], %s::int[], %s::text[], %s::float8[], %s::float8[],
+                    %s::float8[], %s::float8[], %s::text[])
+             AS e (id, attempt, state, exit_status, message, started_at, wall_s, cpu_s, peak_memory_mb, host)
+        WHERE p.node_id = e.id AND p.attempt = e.attempt AND p.state IN ('created', 'waiting', 'running')
+        RETURNING p.node_id
+        """,
+        (
+            [e.node_id for e in ends],
+            [e.attempt for e in ends],
+            [e.state.value for e in ends],
+            [e.exit_status for e in ends],
+            [None if e.message is None else e.message.replace("\x00", "\N{SYMBOL FOR NULL}") for e in ends],
+            [e.started_at for e in ends],
+            [e.wall_s for e in ends],
+            [e.cpu_s for e in ends],
+            [e.peak_memory_mb for e in ends],
+            [e.host for e in ends],
+        ),
+    )
+    return {row[0] for row in cursor.fetchall()}
+
+
+def find_recorded(cursor: Any, campaign_id: int, keys: Collection[bytes]) -> dict[bytes, Found]:
+    """Which of these calls the campaign has recorded already."""
+    if not keys:
+        return {}
+    cursor.execute(
+        """
+        SELECT key, node_id, state, attempt, exit_status FROM process
+        WHERE campaign_id = %s AND key = ANY(%s) AND superseded_by IS NULL
+        """,
+        (campaign_id, list(keys)),
+    )
+    return {
+        bytes(key): Found(node_id, State(state), attempt, exit_status)
+        for key, node_id, state, attempt, exit_status in cursor.fetchall()
+    }
+
+
+def find_reusable(cursor: Any, keys: Collection[bytes]) -> dict[bytes, int]:
+    """For these calls, a process anywhere in the profile that was equal and finished well."""
+    if not keys:
+        return {}
+    cursor.execute(
+        """
+        SELECT DISTINCT ON (key) key, node_id FROM process
+        WHERE key = ANY(%s) AND state = 'finished' AND exit_status = 0
+        ORDER BY key, node_id
+        """,
+        (list(keys),),
+    )
+    return {bytes(key): node_id for key, node_id in cursor.fetchall()}
+
+
+def claim_unfinished(cursor: Any, campaign_id: int, worker_id: int, limit: int) -> list[Claimed]:
+    """Take over unfinished processes of a campaign as a new attempt of this worker, oldest first.
+
+    The caller holds the campaign's lock, so whoever had them before is gone; those of this worker are
+    left alone.
+    """
+    cursor.execute(
+        """
+        WITH taken AS (
+            UPDATE process SET attempt = attempt + 1, worker_id = %(worker)s, state = 'waiting'
+            WHERE node_id IN (
+                SELECT node_id FROM process
+                WHERE campaign_id = %(campaign)s AND state IN ('created', 'waiting', 'running')
+                  AND worker_id IS DISTINCT FROM %(worker)s AND NOT paused
+                ORDER BY node_id LIMIT %(limit)s
+                FOR UPDATE SKIP LOCKED)
+            RETURNING node_id, attempt)
+        SELECT n.id, t.attempt, n.process_type, n.attributes, n.repository_metadata
+        FROM taken t JOIN node n ON n.id = t.node_id ORDER BY n.id
+        """,
+        {"campaign": campaign_id, "worker": worker_id, "limit": limit},
+    )
+    return _with_inputs(cursor, [Claimed(*row) for row in cursor.fetchall()])
+
+
+def find_open(cursor: Any, ids: Collection[int]) -> list[Claimed]:
+    """Those of these processes that have not ended, as they are."""
+    cursor.execute(
+        """
+        SELECT n.id, p.attempt, n.process_type, n.attributes, n.repository_metadata
+        FROM process p JOIN node n ON n.id = p.node_id
+        WHERE p.node_id = ANY(%s) AND p.state IN ('created', 'waiting', 'running') ORDER BY n.id
+        """,
+        (list(ids),),
+    )
+    return _with_inputs(cursor, [Claimed(*row) for row in cursor.fetchall()])
+
+
+def _with_inputs(cursor: Any, claimed: list[Claimed]) -> list[Claimed]:
+    by_id = {process.node_id: process for process in claimed}
+    cursor.execute(
+        """
+        SELECT target_id, label, source_id FROM link
+        WHERE target_id = ANY(%s) AND type IN ('input_calc', 'input_work')
+        """,
+        (list(by_id),),
+    )
+    for target_id, label, source_id in cursor.fetchall():
+        by_id[target_id].inputs.append((label, source_id))
+    return claimed
+
+
+def count_unfinished(cursor: Any, campaign_id: int) -> int:
+    """How many processes of a campaign are still to be run."""
+    cursor.execute(
+        """
+        SELECT count(*) FROM process
+        WHERE campaign_id = %s AND state IN ('created', 'waiting', 'running') AND NOT paused
+        """,
+        (campaign_id,),
+    )
+    return int(cursor.fetchone()[0])
+
+
+def pause(cursor: Any, ids: Collection[int], reason: str) -> None:
+    """Set processes aside, with the reason, until somebody plays them."""
+    cursor.execute(
+        """
+        UPDATE process SET paused = true, exit_message = %s, state = 'created', worker_id = NULL
+        WHERE node_id = ANY(%s) AND state IN ('created', 'waiting', 'running')
+        """,
+        (reason, list(ids)),
+    )
+
+
+def release(cursor: Any, worker_id: int) -> int:
+    """Give back what this worker has not ended, so that whoever comes next takes it over."""
+    cursor.execute(
+        """
+        UPDATE process SET worker_id = NULL, state = 'created'
+        WHERE worker_id = %s AND state IN ('waiting', 'running')
+        """,
+        (worker_id,),
+    )
+    return int(cursor.rowcount)
+
+
+def count_states(cursor: Any, campaign_id: int) -> dict[tuple[State, bool], int]:
+    """How many processes of a campaign are in a state, failed ones (exit status not 0) apart."""
+    cursor.execute(
+        """
+        SELECT state, coalesce(exit_status, 0) <> 0, count(*) FROM process
+        WHERE campaign_id = %s AND superseded_by IS NULL GROUP BY 1, 2
+        """,
+        (campaign_id,),
+    )
+    return {(State(state), failed): count for state, failed, count in cursor.fetchall()}
+
+
+def retry_failed(cursor: Any, campaign_id: int, exit_statuses: Collection[int] | None = None) -> list[int]:
+    """Make the failed calls of a campaign again: new processes with the same code and inputs, to be run.
+
+    The failed ones keep their record, say by which process they are superseded, and lose their key.
+    exit_statuses: only those that finished with one of these. Returns the ids of the new processes.
+    """
+    cursor.execute(
+        """
+        SELECT node_id, key FROM process
+        WHERE campaign_id = %s AND superseded_by IS NULL
+          AND (state IN ('excepted', 'killed') AND %s::int[] IS NULL
+               OR state = 'finished' AND exit_status <> 0
+                  AND (%s::int[] IS NULL OR exit_status = ANY(%s::int[])))
+        ORDER BY node_id FOR UPDATE
+        """,
+        (campaign_id, *[None if exit_statuses is None else list(exit_statuses)] * 3),
+    )
+    failed = cursor.fetchall()
+    if not failed:
+        return []
+    old_ids = [row[0] for row in failed]
+    new_ids = list(reserve_ids(cursor, len(failed)))
+    pairs = (new_ids, old_ids)
+    cursor.execute(
+        """
+        INSERT INTO node (id, uuid, kind, user_id, computer_id, node_type, process_type, label, description,
+                          attributes, repository_metadata)
+        SELECT new_id, gen_random_uuid(), kind, user_id, computer_id, node_type, process_type, label, description,
+               attributes, repository_metadata
+        FROM unnest(%s::bigint[], %s::bigint[]) AS pair (new_id, old_id) JOIN node ON node.id = old_id
+        """,
+        pairs,
+    )
+    cursor.execute(
+        """
+        INSERT INTO link (source_id, target_id, type, label)
+        SELECT source_id, new_id, type, label
+        FROM unnest(%s::bigint[], %s::bigint[]) AS pair (new_id, old_id)
+        JOIN link ON target_id = old_id AND type IN ('input_calc', 'input_work')
+        """,
+        pairs,
+    )
+    cursor.execute(
+        """
+        UPDATE process SET key = NULL, superseded_by = new_id
+        FROM unnest(%s::bigint[], %s::bigint[]) AS pair (new_id, old_id) WHERE node_id = old_id
+        """,
+        pairs,
+    )
+    cursor.execute(
+        """
+        INSERT INTO process (node_id, state, attempt, campaign_id, ordinal, key, label)
+        SELECT new_id, 'created', 0, campaign_id, ordinal, new_key, label
+        FROM unnest(%s::bigint[], %s::bigint[], %s::bytea[]) AS pair (new_id, old_id, new_key)
+        JOIN process ON node_id = old_id
+        """,
+        (*pairs, [row[1] for row in failed]),
+    )
+    return new_ids

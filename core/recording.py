@@ -1,0 +1,207 @@
+"""Recording calls: what has an answer gets it, what has none becomes a process about to run."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from grange.core import process as rows
+from grange.core.calls import Call, Calls
+from grange.core.data.convert import is_scalar
+from grange.core.errors import GrangeError
+from grange.core.graph import clone_outputs, find_inputs, forget, store
+from grange.core.link import Link, LinkType
+from grange.core.node import Data, Node
+from grange.core.process import NewProcess
+from grange.core.profile import Profile
+from grange.core.recipe import Draft, Recipe
+from grange.core.transition import ENDED, State
+
+
+@dataclass(slots=True)
+class ToRun:
+    """A recorded process that is to be submitted. calls: how many calls of this run it answers."""
+
+    process_id: int
+    attempt: int
+    draft: Draft
+    values: Mapping[str, object]
+    calls: int
+
+
+@dataclass(slots=True)
+class Recorded:
+    """What recording a slice of calls came to.
+
+    places: the process that answers each call, in order. awaited: process → how many of the calls it
+    answers, for those that an earlier slice or run has recorded and that have not ended.
+    """
+
+    places: list[int]
+    to_run: list[ToRun] = field(default_factory=list)
+    answered: int = 0
+    failed: int = 0
+    awaited: dict[int, int] = field(default_factory=dict)
+
+
+def record_calls(
+    profile: Profile,
+    campaign_id: int,
+    calls: Calls,
+    slice_: Sequence[Call],
+    *,
+    ordinal_offset: int,
+    submit: bool = True,
+) -> Recorded:
+    """Record a slice of calls in one transaction of its own.
+
+    A call that the campaign has recorded is answered by that; one that an equal process elsewhere has
+    answered well becomes a finished process with clones of its outputs; the rest become new processes,
+    claimed by this worker where submit is true, left for whoever runs the campaign where it is not.
+    """
+    new: list[Node] = []
+    try:
+        with profile.transaction() as cursor:
+            return _record(profile, cursor, campaign_id, calls, slice_, ordinal_offset, submit, new)
+    except BaseException:
+        forget(new)
+        raise
+
+
+def _record(
+    profile: Profile,
+    cursor: Any,
+    campaign_id: int,
+    calls: Calls,
+    slice_: Sequence[Call],
+    ordinal_offset: int,
+    submit: bool,
+    new_nodes: list[Node],
+) -> Recorded:
+    first_of: dict[bytes, Call] = {}
+    times: dict[bytes, int] = {}
+    for call in slice_:
+        first_of.setdefault(call.key, call)
+        times[call.key] = times.get(call.key, 0) + 1
+    known = rows.find_recorded(cursor, campaign_id, first_of.keys())
+    fresh = [call for key, call in first_of.items() if key not in known]
+    sources = rows.find_reusable(cursor, [call.key for call in fresh]) if calls.cache else {}
+
+    recipe = calls.recipe
+    _reuse_stored_inputs(profile, cursor, campaign_id, fresh)
+    drafts = [draft_or_reason(recipe, call.values()) for call in fresh]
+    nodes, links = _nodes_and_links(calls, fresh, drafts)
+    new_nodes += _new_data(fresh)
+    new_nodes += nodes
+    store(
+        cursor,
+        new_nodes,
+        links,
+        user_id=profile.user_id,
+        repository=profile.repository,
+        index=profile.index(cursor),
+        reader=profile.read_files,
+    )
+    recorded = Recorded([])
+    answers: dict[bytes, int] = {key: found.node_id for key, found in known.items()}
+    new_rows = []
+    clones: list[tuple[int, int]] = []
+    for call, node, draft in zip(fresh, nodes, drafts, strict=True):
+        node_id = node.id
+        assert node_id is not None
+        answers[call.key] = node_id
+        new = NewProcess(
+            node_id,
+            recipe.label,
+            call.key,
+            campaign_id,
+            ordinal_offset + call.index,
+            State.WAITING if submit else State.CREATED,
+            1 if submit else 0,
+            profile.worker_id if submit else None,
+        )
+        source = sources.get(call.key)
+        if source is not None:
+            new.state, new.exit_status, new.cached_from = State.FINISHED, 0, source
+            clones.append((source, node_id))
+            recorded.answered += times[call.key]
+        elif isinstance(draft, str):
+            new.state, new.exit_message = State.EXCEPTED, draft
+            recorded.answered += times[call.key]
+            recorded.failed += times[call.key]
+        elif submit:
+            recorded.to_run.append(ToRun(node_id, 1, draft, call.values(), times[call.key]))
+        new_rows.append(new)
+    rows.insert(cursor, new_rows)
+    clone_outputs(cursor, clones, user_id=profile.user_id)
+    for key, found in known.items():
+        if found.state in ENDED:
+            recorded.answered += times[key]
+            recorded.failed += times[key] if found.state is not State.FINISHED or found.exit_status else 0
+        else:
+            recorded.awaited[found.node_id] = times[key]
+    recorded.places = [answers[call.key] for call in slice_]
+    return recorded
+
+
+def draft_or_reason(recipe: Recipe, values: Mapping[str, object]) -> Draft | str:
+    """A call made ready, or, where the user's code raised, what it said."""
+    try:
+        return recipe.draft(values)
+    except GrangeError as error:
+        return str(error)
+    except Exception as error:  # the user's prepare(): whatever it raises ends this one process
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        return f"prepare() raised {type(error).__name__}: {error} (line {where.lineno} of {where.filename})"
+
+
+def _new_data(fresh: Iterable[Call]) -> list[Data]:
+    """The data nodes of these calls that are not stored yet, each once."""
+    seen: dict[int, Data] = {}
+    for call in fresh:
+        for argument in call.arguments.values():
+            for node in argument.nodes.values():
+                if node.id is None:
+                    seen.setdefault(id(node), node)
+    return list(seen.values())
+
+
+def _reuse_stored_inputs(profile: Profile, cursor: Any, campaign_id: int, fresh: Sequence[Call]) -> None:
+    """Let inputs that an earlier run of this campaign has stored be the same nodes again.
+
+    Numbers and texts are not worth the question; a structure or a file is one node in the graph,
+    however often the script is started.
+    """
+    wanted: dict[bytes, list[tuple[dict[str, Data], str]]] = {}
+    for call in fresh:
+        for argument in call.arguments.values():
+            for label, node in argument.nodes.items():
+                if node.id is None and not is_scalar(node):
+                    assert isinstance(argument.nodes, dict)
+                    wanted.setdefault(node.content_hash(), []).append((argument.nodes, label))
+    if not wanted:
+        return
+    for content_hash, node in find_inputs(cursor, campaign_id, wanted.keys(), profile.read_files).items():
+        for nodes, label in wanted[content_hash]:
+            nodes[label] = node
+
+
+def _nodes_and_links(
+    calls: Calls, fresh: Sequence[Call], drafts: Sequence[Draft | str]
+) -> tuple[list[Node], list[Link]]:
+    recipe = calls.recipe
+    nodes: list[Node] = []
+    links: list[Link] = []
+    for call, draft in zip(fresh, drafts, strict=True):
+        attributes, files = recipe.attributes, recipe.files
+        if isinstance(draft, Draft) and (draft.attributes or draft.files):
+            attributes = {**attributes, **draft.attributes}
+            files = {**files, **draft.files}
+        node = recipe.node_class(attributes, files=files, process_type=recipe.process_type)
+        nodes.append(node)
+        for argument in call.arguments.values():
+            for label, data in argument.nodes.items():
+                links.append(Link(data, node, LinkType.INPUT_CALC, label))
+    return nodes, links

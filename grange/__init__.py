@@ -1,0 +1,126 @@
+"""grange: farm thousands to millions of small calculations, and keep the origin of every result.
+
+The names that people use are listed here; each is loaded when it is first asked for, so that
+`import grange` costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from grange.core.calcfunction import CalcFunction, CalculationFailed, calcfunction, recording
+    from grange.core.calcjob import CalcJob
+    from grange.core.calls import Fixed as fixed
+    from grange.core.campaign import Campaign, CampaignInterrupted
+    from grange.core.command import Command
+    from grange.core.data import (
+        Array,
+        Bool,
+        Code,
+        Data,
+        Dict,
+        Enum,
+        Float,
+        Folder,
+        InstalledCode,
+        Int,
+        List,
+        PortableCode,
+        RemoteFolder,
+        SingleFile,
+        Str,
+        Structure,
+    )
+    from grange.core.errors import GrangeError
+    from grange.core.exit_code import ExitCode
+    from grange.core.group import Group
+    from grange.core.profile import Profile
+    from grange.core.profile import open_profile as open
+    from grange.core.shell_job import ShellJob
+    from grange.farm.task import Resources
+
+_HOME = {
+    "Array": "grange.core.data",
+    "Bool": "grange.core.data",
+    "CalcFunction": "grange.core.calcfunction",
+    "CalcJob": "grange.core.calcjob",
+    "CalculationFailed": "grange.core.calcfunction",
+    "Campaign": "grange.core.campaign",
+    "CampaignInterrupted": "grange.core.campaign",
+    "Code": "grange.core.data",
+    "Command": "grange.core.command",
+    "Data": "grange.core.data",
+    "Dict": "grange.core.data",
+    "Enum": "grange.core.data",
+    "ExitCode": "grange.core.exit_code",
+    "Float": "grange.core.data",
+    "Folder": "grange.core.data",
+    "GrangeError": "grange.core.errors",
+    "Group": "grange.core.group",
+    "InstalledCode": "grange.core.data",
+    "Int": "grange.core.data",
+    "List": "grange.core.data",
+    "PortableCode": "grange.core.data",
+    "Profile": "grange.core.profile",
+    "RemoteFolder": "grange.core.data",
+    "Resources": "grange.farm.task",
+    "ShellJob": "grange.core.shell_job",
+    "SingleFile": "grange.core.data",
+    "Str": "grange.core.data",
+    "Structure": "grange.core.data",
+    "calcfunction": "grange.core.calcfunction",
+    "fixed": "grange.core.calls",
+    "open": "grange.core.profile",
+    "recording": "grange.core.calcfunction",
+}
+_RENAMED = {"fixed": "Fixed", "open": "open_profile"}
+
+__all__ = [
+    "Array",
+    "Bool",
+    "CalcFunction",
+    "CalcJob",
+    "CalculationFailed",
+    "Campaign",
+    "CampaignInterrupted",
+    "Code",
+    "Command",
+    "Data",
+    "Dict",
+    "Enum",
+    "ExitCode",
+    "Float",
+    "Folder",
+    "GrangeError",
+    "Group",
+    "InstalledCode",
+    "Int",
+    "List",
+    "PortableCode",
+    "Profile",
+    "RemoteFolder",
+    "Resources",
+    "ShellJob",
+    "SingleFile",
+    "Str",
+    "Structure",
+    "calcfunction",
+    "fixed",
+    "open",
+    "recording",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'grange' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_HOME[name]), _RENAMED.get(name, name))
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
