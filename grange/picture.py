@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 class GraphvizMissing(GrangeError):
     """The program `dot` of Graphviz is not there."""
 
+    advice = "apt-get install graphviz; or --format mermaid, which needs no program"
+
     def __init__(self) -> None:
         super().__init__("the program `dot`, which draws graphs, is not on PATH")
 

@@ -1,19 +1,13 @@
-"""What to do about an error: one line for each kind of which the message does not say it."""
+"""What to do about an error: one line for each kind of which the message does not say it.
+
+Imported when there is an error, because the errors of the farm and the repository come with all of them.
+"""
 
 from __future__ import annotations
 
 from grange.core import errors as core
 from grange.farm import errors as farm
 from grange.repository import errors as repository
-
-
-class Refused(core.GrangeError):
-    """A command cannot do what it was asked, and knows what can be done instead."""
-
-    def __init__(self, message: str, advice: str) -> None:
-        self.advice = advice
-        super().__init__(message)
-
 
 _ADVICE: tuple[tuple[type[Exception], str], ...] = (
     (
@@ -44,8 +38,9 @@ def is_ours(error: Exception) -> bool:
 
 def advice_on(error: Exception) -> str | None:
     """What to do about an error, or None where its message says so itself."""
-    if isinstance(error, Refused):
-        return error.advice
+    own = getattr(error, "advice", None)
+    if isinstance(own, str):
+        return own
     if isinstance(error, ModuleNotFoundError):
         return f"pip install {error.name}"
     said = str(error)

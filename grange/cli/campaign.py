@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -178,14 +179,14 @@ def results(
     with _campaign(ctx, name) as campaign:
         frame: Any = campaign.results()
     if csv:
-        frame.to_csv(click.get_text_stream("stdout") if csv == "-" else csv, index=False)
+        frame.to_csv(sys.stdout if csv == "-" else csv, index=False)
     if parquet:
         frame.to_parquet(parquet, index=False)
     written = [path for path in (csv, parquet) if path and path != "-"]
     if written:
         click.echo(f"{words.plural(len(frame), 'row')} written to {', '.join(written)}", err=True)
     if as_json:
-        frame.to_json(click.get_text_stream("stdout"), orient="records", lines=True, date_format="iso")
+        frame.to_json(sys.stdout, orient="records", lines=True, date_format="iso")
     elif not (csv or parquet):
         _show_frame(frame, limit)
 
@@ -241,11 +242,12 @@ def retry(ctx: click.Context, name: str, exit_statuses: tuple[int, ...]) -> None
 def _campaign(ctx: click.Context, name: str) -> Iterator[Campaign]:
     """A campaign that is there: looking at one never makes it."""
     from grange.core import overview
-    from grange.core.campaign import Campaign
 
     with opened(ctx) as profile:
         with profile.transaction() as cursor:
             overview.campaign_id(cursor, name)
+        from grange.core.campaign import Campaign
+
         yield Campaign(name, profile)
 
 
@@ -283,10 +285,6 @@ def _show(report: CampaignReport) -> None:
         ("calls", f"{campaign.total:,}"),
         ("stand", outcome.outcomes_line(campaign.outcomes)),
         ("reused", words.plural(campaign.cached, "result") + " of equal calls" if campaign.cached else ""),
-        (
-            "repeats",
-            f"{campaign.repeats:,} answered by equal calls of the campaign" if campaign.repeats else "",
-        ),
         ("recorded", words.moment(campaign.time)),
         ("first start", words.moment(campaign.started_at)),
         ("last end", words.moment(campaign.ended_at)),

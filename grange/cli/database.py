@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from grange.cli import words
-from grange.cli.advice import Refused
 from grange.cli.opened import opened, set_up_home
+from grange.cli.refused import Refused
 
 
 @click.group("database")

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import click
 
-from grange.cli.advice import advice_on, is_ours
 from grange.cli.root import root
 
 INTERRUPTED = 130
@@ -35,6 +34,8 @@ def run(arguments: Sequence[str]) -> int:
         _forget_stdout()
         return 1
     except Exception as error:
+        from grange.cli.advice import is_ours
+
         if not is_ours(error):
             raise
         _say(error)
@@ -44,6 +45,8 @@ def run(arguments: Sequence[str]) -> int:
 def _say(error: Exception) -> None:
     sys.stdout.flush()
     click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True, color=_color())
+    from grange.cli.advice import advice_on
+
     advice = advice_on(error)
     if advice:
         click.echo(advice, err=True)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from grange.cli.advice import Refused
 from grange.cli.opened import opened
+from grange.cli.refused import Refused
 
 if TYPE_CHECKING:
     from grange.core.provenance import GraphLink, GraphNode, Subgraph

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from grange.cli.advice import Refused
+from grange.cli.refused import Refused
 
 if TYPE_CHECKING:
     from grange.core.profile import Profile

@@ -57,9 +57,14 @@ def shares(outcomes: Mapping[str, int], width: int) -> list[tuple[str, int]]:
     total = sum(count for _, count in present)
     if not total:
         return []
-    lengths = {name: max(1, round(width * count / total)) for name, count in present}
-    lengths[max(lengths, key=lambda name: lengths[name])] += width - sum(lengths.values())
-    return [(name, lengths[name]) for name, _ in present]
+    # one block each; the others by where the running sum falls, so that rounding never adds up
+    spare, seen, begin = width - len(present), 0, 0
+    parts = []
+    for name, count in present:
+        end = round(spare * (seen + count) / total)
+        parts.append((name, 1 + end - begin))
+        seen, begin = seen + count, end
+    return parts
 
 
 def plain_line(outcomes: Mapping[str, int]) -> str:

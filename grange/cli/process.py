@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import click
 
 from grange.cli import words
-from grange.cli.advice import Refused
 from grange.cli.listing import limit_options, pages, say_more
 from grange.cli.opened import opened
 from grange.cli.outcome import outcome
+from grange.cli.refused import Refused
 from grange.cli.table import Cell, Column, print_table
 
 if TYPE_CHECKING:

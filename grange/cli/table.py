@@ -17,8 +17,8 @@ import click
 from grange.summary import clipped
 
 _GAP = "  "
-#: A column that gives way is not made narrower than this.
-_NARROWEST = 8
+#: A column that gives way is not made narrower than the first, and at the last than the second.
+_NARROW, _NARROWEST = 16, 8
 #: Of a value in a pipe; longer ones are whole in --json.
 _WIDEST = 400
 
@@ -54,7 +54,7 @@ def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str | Cell]],
     cells = [[_cell(value, width) for value in row] for row in rows]
     kept = [i for i in range(len(columns)) if any(row[i].text for row in cells)]
     kept, widths = _layout(columns, cells, kept, None if width is None else width - len(indent))
-    head = [_padded(columns[i].name, widths[i], columns[i].right) for i in kept]
+    head = [_styled(Cell(columns[i].name), widths[i], columns[i].right) for i in kept]
     click.secho((indent + _GAP.join(head)).rstrip(), bold=True)
     for row in cells:
         click.echo((indent + _GAP.join(_styled(row[i], widths[i], columns[i].right) for i in kept)).rstrip())
@@ -91,40 +91,53 @@ def _cell(value: str | Cell, width: int | None) -> Cell:
 def _layout(
     columns: Sequence[Column], cells: list[list[Cell]], kept: list[int], width: int | None
 ) -> tuple[list[int], dict[int, int]]:
-    """Which columns are shown, and how wide each is."""
-    widths = {
-        i: max([len(columns[i].name), *(display_width(row[i].text) for row in cells)])
-        for i in kept
-    }  # fmt: skip
+    """Which columns are shown, and how wide each is.
+
+    Too wide: flexible columns become narrower, then optional ones leave, the last first, and only then
+    do flexible ones become narrower still.
+    """
+    natural = {
+        i: max(display_width(columns[i].name), *(display_width(row[i].text) for row in cells)) for i in kept
+    }
     if width is None:
-        return kept, widths
-    kept = list(kept)
+        return kept, natural
+    optional = [i for i in kept if columns[i].optional]
     while True:
-        excess = sum(widths[i] for i in kept) + len(_GAP) * (len(kept) - 1) - width
-        if excess <= 0:
+        for least in (_NARROW, _NARROWEST) if not optional else (_NARROW,):
+            widths = _squeezed(
+                columns, {i: natural[i] for i in kept}, width - len(_GAP) * (len(kept) - 1), least
+            )
+            if sum(widths.values()) + len(_GAP) * (len(kept) - 1) <= width:
+                return kept, widths
+        if not optional:
             return kept, widths
-        widest = max((i for i in kept if columns[i].flexible), key=lambda i: widths[i], default=None)
-        if widest is not None and widths[widest] > _NARROWEST:
-            widths[widest] = max(widths[widest] - 1, _NARROWEST)
-            continue
-        leaving = next((i for i in reversed(kept) if columns[i].optional), None)
-        if leaving is None:
-            return kept, widths
-        kept.remove(leaving)
+        leaving = optional.pop()
+        kept = [i for i in kept if i != leaving]
+
+
+def _squeezed(columns: Sequence[Column], widths: dict[int, int], room: int, least: int) -> dict[int, int]:
+    """The widths with the widest flexible columns made narrower until all fit, or none can give way."""
+    flexible = [i for i in widths if columns[i].flexible]
+    while sum(widths.values()) > room:
+        widest = max(flexible, key=lambda i: widths[i], default=None)
+        if widest is None or widths[widest] <= least:
+            break
+        widths[widest] -= 1
+    return widths
 
 
 def _styled(cell: Cell, width: int, right: bool) -> str:
-    return (
-        click.style(_padded(cell.text, width, right), fg=cell.color)
-        if cell.color
-        else _padded(cell.text, width, right)
-    )
-
-
-def _padded(text: str, width: int, right: bool) -> str:
-    if display_width(text) > width:
-        while display_width(text) > width - 1:
-            text = text[:-1]
-        text += "…"
+    text = _fitted(cell.text, width)
+    shown = click.style(text, fg=cell.color) if cell.color else text
+    # colour ends with the text, so that blanks at the end of a line can be seen and taken off
     blanks = " " * (width - display_width(text))
-    return blanks + text if right else text + blanks
+    return blanks + shown if right else shown + blanks
+
+
+def _fitted(text: str, width: int) -> str:
+    """The text, cut with a mark where it is wider than the width."""
+    if display_width(text) <= width:
+        return text
+    while display_width(text) > width - 1:
+        text = text[:-1]
+    return text + "…"
