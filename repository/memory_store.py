@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -40,6 +39,8 @@ class MemoryStore:
         return self.put_if_absent(name, path)
 
     def scratch(self, chunks: Iterable[Content]) -> AbstractContextManager[Path]:
+        import tempfile  # takes longer to import than the rest of this file
+
         return scratch_file(Path(tempfile.gettempdir()), chunks)
 
     def get_ranges(self, name: str, ranges: Sequence[Range]) -> Contents:
