@@ -136,8 +136,8 @@ def _campaign_row(campaign: CampaignSummary) -> list[str]:
 
 
 def _entries(folder: Path) -> int:
-    """How many folders of batches the spool holds; none where there is no spool."""
+    """How many folders with something in them the spool holds; none where there is no spool."""
     try:
-        return sum(1 for entry in folder.iterdir() if entry.is_dir())
+        return sum(1 for entry in folder.iterdir() if entry.is_dir() and any(entry.iterdir()))
     except FileNotFoundError:
         return 0

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from grange.cli.entry import run
+from grange.core.campaign import Campaign
 from grange.core.database import Cursor
 from grange.core.profile import Profile
 
@@ -156,7 +157,10 @@ def _process(filled: Filled, *words: object, **kwargs: Any) -> subprocess.Popen[
 
 
 def test_status(filled: Filled, say: Say) -> None:
+    (filled.profile.spool / "campaign-1" / "chunk").mkdir(parents=True)
+    (filled.profile.spool / "campaign-2").mkdir()
     text = say("status")
+    assert "spool      1 folder of campaigns" in text
     assert str(filled.profile.home) in text
     assert "processes  31: 27 ok · 2 failed · 1 running · 1 waiting" in text
     assert "fcc-eos             28 of 30" in text
@@ -459,3 +463,39 @@ def test_a_database_of_its_own_is_not_stopped(
 
 def test_the_tables_are_brought_up_to_date(say: Say) -> None:
     assert say("database", "migrate").startswith("the tables are those of 0001_")
+
+
+# ---------------------------------------------------------------- a campaign from its record to its results
+
+
+def halved(x: int) -> float:
+    """What the calls below run."""
+    if x == 3:
+        raise ValueError("three is odd")
+    return x / 2
+
+
+def test_a_recorded_campaign_is_run_and_its_results_taken_out(
+    profile: Profile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(*words: object) -> str:
+        assert run(["--home", str(profile.home), *map(str, words)]) == 0
+        return capsys.readouterr().out
+
+    campaign = Campaign("halves", profile)
+    campaign.map(halved, x=range(6))
+    campaign.submit()
+    assert "6 created" in said("campaign", "list")
+    assert said("campaign", "run", "halves") == "halves: 5 ok · 1 excepted\n"
+    rows = [json.loads(line) for line in said("campaign", "results", "halves", "--json").splitlines()]
+    assert [row["result"] for row in rows] == [0, 0.5, 1, None, 2, 2.5]
+    assert "ValueError: three is odd" in said("campaign", "results", "halves")
+    assert said("campaign", "results", "halves", "--csv", "-").splitlines()[2].endswith(",1,0.5,finished,0,")
+    said("campaign", "results", "halves", "--parquet", tmp_path / "halves.parquet")
+    assert (tmp_path / "halves.parquet").read_bytes()[:4] == b"PAR1"
+    assert said("campaign", "retry", "halves").startswith("1 call will be tried again")
+    assert said("campaign", "retry", "halves") == "nothing to try again in halves\n"
+    assert said("campaign", "run", "halves") == "halves: 5 ok · 1 excepted\n"
+    failed = json.loads(said("process", "show", "halves/3", "--json"))
+    assert failed["process"]["state"] == "excepted"
+    assert failed["node"]["id"] > rows[3]["process"]
