@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import array
 import contextlib
 import json
 import os
@@ -79,25 +78,19 @@ class SpooledChunk:
 
     def running_is_cancelled(self) -> bool:
         """Whether the task that runs now is one of those that were cancelled."""
-        for index, mark in enumerate(self._marks()):
-            if mark >= runner.RUNNING:
-                return self._cancelled is None or self._ids[index] in self._cancelled
-        return False
+        marks = runner.read_marks(str(self.folder))
+        if not marks or marks[0] == runner.IDLE:
+            return False
+        return self._cancelled is None or self._ids[marks[0]] in self._cancelled
 
     def undone(self) -> list[dict[str, Any]]:
         """The tasks without a result. No runner may be at work on the chunk."""
-        marks = self._marks() or array.array("I", bytes(4 * self.count))
+        marks = runner.read_marks(str(self.folder))[2:] or bytes(self.count)
         return [
             {"id": task_id, "attempt": attempt}
             for task_id, attempt, mark in zip(self._ids, self._attempts, marks, strict=True)
-            if not 0 < mark < runner.RUNNING
+            if not mark
         ]
-
-    def _marks(self) -> array.array[int]:
-        try:
-            return array.array("I", (self.folder / "marks").read_bytes())
-        except (FileNotFoundError, ValueError):
-            return array.array("I")
 
     def _clear(self) -> None:
         if self.finished and not self._waiting:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import os
 import sys
 import sysconfig
@@ -54,16 +55,16 @@ def _name(function: Callable[..., Any]) -> str:
 
 def _reference(function: Callable[..., Any], module: str) -> str | None:
     """The dotted name under which the function's module has it, or None."""
-    qualname = getattr(function, "__qualname__", None)
+    qualname: str | None = getattr(function, "__qualname__", None)
     if not qualname or module in ("", "__main__", "__mp_main__") or "<" in qualname:
         return None
-    found: Any = sys.modules.get(module)
+    found: object = sys.modules.get(module)
     for part in qualname.split("."):
         found = getattr(found, part, None)
     while found is not None and found is not function:
         found = getattr(found, "__wrapped__", None)
         qualname += ".__wrapped__"
-    return qualname if found is function else None
+    return str(qualname) if found is function else None
 
 
 def _import_path(module: ModuleType) -> str | None:
@@ -94,23 +95,23 @@ def _root(module: ModuleType) -> str | None:
     file = getattr(module, "__file__", None)
     if file is None:
         return None
-    levels = module.__name__.count(".") + (os.path.basename(file).startswith("__init__."))
-    root = os.path.dirname(os.path.abspath(file))
+    levels: int = module.__name__.count(".") + (os.path.basename(file).startswith("__init__."))
+    root: str = os.path.dirname(os.path.abspath(file))
     for _ in range(levels):
         root = os.path.dirname(root)
     return root
 
 
 def _is_installed(root: str) -> bool:
-    return any(
-        os.path.realpath(root) == os.path.realpath(sysconfig.get_path(place))
-        or os.path.realpath(root) == os.path.join(os.path.realpath(sysconfig.get_path(place)), "lib-dynload")
-        for place in ("stdlib", "platstdlib", "purelib", "platlib")
-    )
+    places = [
+        os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")
+    ]
+    places += [os.path.join(place, "lib-dynload") for place in places]
+    return os.path.realpath(root) in places
 
 
 def _path_of_value(module: str) -> str:
-    """Where a function that goes by value finds the modules that it imports: beside its own, or its script."""
+    """Where a function that goes by value finds what it imports: beside its own, or its script."""
     if module not in ("", "__main__", "__mp_main__") and module in sys.modules:
         path = _import_path(sys.modules[module])
         if path is not None:
@@ -118,23 +119,33 @@ def _path_of_value(module: str) -> str:
     return os.path.abspath(sys.path[0] or ".") if sys.path else ""
 
 
-def _pickled(function: Callable[..., Any], name: str) -> bytes:
+def _dumps(value: object) -> bytes:
+    """cloudpickle's dumps, but open files do not travel: it would send their whole content unasked."""
     import cloudpickle
 
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        def reducer_override(self, obj: Any) -> Any:
+            if isinstance(obj, io.IOBase) and obj not in (sys.stdout, sys.stderr):
+                raise TypeError("open files stay where they are")
+            return super().reducer_override(obj)
+
+    file = io.BytesIO()
+    Pickler(file, 5).dump(value)
+    return file.getvalue()
+
+
+def _pickled(function: Callable[..., Any], name: str) -> bytes:
     try:
-        content: bytes = cloudpickle.dumps(function, 5)
-        return content
+        return _dumps(function)
     except Exception as problem:
         raise FunctionNotShippable(name, _culprit(function, problem)) from problem
 
 
 def _culprit(function: Callable[..., Any], problem: Exception) -> str:
     """What of the things that a function refers to cannot be pickled."""
-    import cloudpickle
-
     for what, value in _parts(function):
         try:
-            cloudpickle.dumps(value, 5)
+            _dumps(value)
         except Exception as reason:
             kind = type(value)
             shown = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"

@@ -9,7 +9,7 @@ One file, standard library only, Python 3.9 or newer: it is what travels to a co
 A chunk folder holds chunk.zip (chunk.json, blobs of input files, calls.pickle) and gets
 
     result-<n>.zip    a result pack: blobs named by key, and manifest.json as its last member
-    marks             four bytes a task: not begun, running for the k-th time, or done in pack n
+    marks             four bytes each: the running task, its tries, and per task the number of its pack
     cancel            a JSON list of ids to end (empty: all), written by the executor
     stdout, stderr    what a call of a function prints, taken away after each call
 
@@ -50,7 +50,8 @@ WHOLE_FILE = 1 << 20
 PACK_BYTES = 32 << 20
 MIB = 1 << 20
 
-RUNNING = 0x80000000
+#: In marks: no task is running.
+IDLE = 0xFFFFFFFF
 LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 CENTRAL_HEADER = struct.Struct("<4s6H3I5H2I")
 END = struct.Struct("<4s4H2IH")
@@ -99,6 +100,7 @@ class ZipWriter:
         self._buffer: List[bytes] = []
         self._buffered = 0
         self._directory: List[bytes] = []
+        self._broken: Optional[OSError] = None
         self.offset = 0
 
     def add(self, name: str, content: bytes) -> None:
@@ -236,6 +238,7 @@ class ZipWriter:
             self._flush()
 
     def _flush(self) -> None:
+        self._sound()
         data = b"".join(self._buffer)
         self._buffer.clear()
         self._buffered = 0
@@ -244,7 +247,13 @@ class ZipWriter:
             while view:
                 view = view[os.write(self._fd, view) :]
         except OSError as problem:
-            raise SpoolFailed(str(problem)) from problem
+            self._broken = problem
+            self._sound()
+
+    def _sound(self) -> None:
+        """What was not written once is missing for ever: nobody may finish such a pack."""
+        if self._broken is not None:
+            raise SpoolFailed(str(self._broken)) from self._broken
 
     def _write_at(self, data: bytes, position: int) -> int:
         view = memoryview(data)
@@ -253,7 +262,8 @@ class ZipWriter:
                 written = os.pwrite(self._fd, view, position)
                 view, position = view[written:], position + written
         except OSError as problem:
-            raise SpoolFailed(str(problem)) from problem
+            self._broken = problem
+            self._sound()
         return len(data)
 
 
@@ -359,15 +369,15 @@ class Results:
         self.due: Optional[float] = None
         self._fd = spool_open(os.path.join(folder, "marks"), os.O_RDWR | os.O_CREAT)
         lock_alone(self._fd)
-        self.marks = array.array("I", os.pread(self._fd, 4 * count, 0))
-        if len(self.marks) < count:
-            self.marks = array.array("I", bytes(4 * count))
+        self._marks = array.array("I", os.pread(self._fd, 4 * count + 8, 0))
+        if len(self._marks) < count + 2:
+            self._marks = array.array("I", [IDLE, 0]) + array.array("I", bytes(4 * count))
             self._save()
         self._number = 1 + self._settle()
 
     def _settle(self) -> int:
         """Finish what an earlier life of this chunk left; returns the number of the last pack."""
-        done = {mark for mark in self.marks if mark and mark < RUNNING}
+        done = set(self._marks[2:]) - {0}
         last = max(done, default=0)
         settle_parts(self._folder, done)
         for name in os.listdir(self._folder):
@@ -379,27 +389,28 @@ class Results:
         return last
 
     def done(self, index: int) -> bool:
-        mark = self.marks[index]
-        return 0 < mark < RUNNING
+        return self._marks[index + 2] != 0
 
     def running(self) -> Optional[Tuple[int, int]]:
         """The task that was running when the last life of this chunk ended, and its tries."""
-        for index, mark in enumerate(self.marks):
-            if mark >= RUNNING:
-                return index, mark - RUNNING
-        return None
-
-    def mark(self, index: int, value: int) -> None:
-        with self._lock:
-            self.marks[index] = value
-            try:
-                os.pwrite(self._fd, value.to_bytes(4, "little"), 4 * index)
-            except OSError as problem:
-                raise SpoolFailed(str(problem)) from problem
+        index, tries = self._marks[:2]
+        return None if index == IDLE or self.done(index) else (index, tries)
 
     def begin(self, index: int) -> None:
-        mark = self.marks[index]
-        self.mark(index, (mark if mark >= RUNNING else RUNNING) + 1)
+        """Mark a task as running, so that whoever comes after a crash knows it."""
+        self._mark(index, self._marks[1] + 1 if self._marks[0] == index else 1)
+
+    def idle(self) -> None:
+        """Mark that no task is running: it was ended, and is not to blame for that."""
+        self._mark(IDLE, 0)
+
+    def _mark(self, index: int, tries: int) -> None:
+        with self._lock:
+            self._marks[0], self._marks[1] = index, tries
+            try:
+                os.pwrite(self._fd, self._marks[:2].tobytes(), 0)
+            except OSError as problem:
+                raise SpoolFailed(str(problem)) from problem
 
     def keep(self, content: bytes) -> str:
         """Keep a content in the pack; returns its key."""
@@ -450,7 +461,7 @@ class Results:
             pack.close()
             with self._lock:
                 for index in indexes:
-                    self.marks[index] = number
+                    self._marks[index + 2] = number
                 self._save()
             path = os.path.join(self._folder, "result-%d" % number)
             try:
@@ -494,7 +505,7 @@ class Results:
 
     def _save(self) -> None:
         try:
-            os.pwrite(self._fd, self.marks.tobytes(), 0)
+            os.pwrite(self._fd, self._marks.tobytes(), 0)
         except OSError as problem:
             raise SpoolFailed(str(problem)) from problem
 
@@ -518,11 +529,7 @@ def settle_parts(folder: str, done: Optional[Iterable[int]] = None) -> None:
     if not parts:
         return
     if done is None:
-        try:
-            with open(os.path.join(folder, "marks"), "rb") as file:
-                done = {mark for mark in array.array("I", file.read()) if mark and mark < RUNNING}
-        except (FileNotFoundError, ValueError):
-            done = ()
+        done = set(read_marks(folder)[2:])
     wanted = set(done)
     for name in parts:
         path = os.path.join(folder, name)
@@ -530,6 +537,15 @@ def settle_parts(folder: str, done: Optional[Iterable[int]] = None) -> None:
             os.rename(path, path[:-5] + ".zip")
         else:
             os.unlink(path)
+
+
+def read_marks(folder: str) -> array.array[int]:
+    """The marks of a chunk; empty if no runner has begun it."""
+    try:
+        with open(os.path.join(folder, "marks"), "rb") as file:
+            return array.array("I", file.read())
+    except (FileNotFoundError, ValueError):
+        return array.array("I")
 
 
 def dump(value: object) -> bytes:
@@ -1915,8 +1931,7 @@ def run_chunk(
                 try:
                     worker.run(index, task)
                 except Ended:
-                    # It is not to blame for that.
-                    chunk.results.mark(index, 0)
+                    chunk.results.idle()
                     raise
         finally:
             control.in_call, control.current = False, None
@@ -2065,11 +2080,8 @@ def pass_on(pid: int, number: int, _frame: object) -> None:
 
 
 def all_done(folder: str) -> bool:
-    try:
-        with open(os.path.join(folder, "marks"), "rb") as file:
-            return all(0 < mark < RUNNING for mark in array.array("I", file.read()))
-    except FileNotFoundError:
-        return False
+    marks = read_marks(folder)
+    return len(marks) > 2 and all(marks[2:])
 
 
 def packs_in(folder: str) -> int:

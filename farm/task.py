@@ -65,8 +65,8 @@ class ShippedFunction:
     module: str
     qualname: str
     path: str
-    pickle: bytes | None
-    source: str
+    pickle: bytes | None = field(repr=False)
+    source: str = field(repr=False)
 
 
 Task = CommandTask | FunctionTask
