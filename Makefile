@@ -17,7 +17,8 @@ install: $(VENV)/installed
 $(VENV)/installed: pyproject.toml requirements.lock deploy/make-venv.sh
 	deploy/make-venv.sh $(PYTHON) $(VENV)
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable . 2>&1 | grep -v "^ \|Warning" || true
+	$(BIN)/python -c "import grange.core, grange.farm, grange.repository"
 	touch $@
 
 demo: install
@@ -33,11 +34,11 @@ lint: install types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	cd build/types && ../../$(BIN)/lint-imports --config ../../pyproject.toml
 
 check: lint test
 
-# mypy does not follow setuptools' package-dir: give it the import tree as a folder of links.
+# mypy and import-linter do not follow setuptools' package-dir: give them the import tree as a folder of links.
 .PHONY: types
 types:
 	mkdir -p $(TYPES)

@@ -84,6 +84,7 @@ class Calls:
                 self._constants[name] = self._argument(name, given)
         self._product = product
         self._length = self._check_lengths()
+        self._labels: list[str] = []
         self._memo: dict[tuple[str, int], Argument] = {}
         self._made: dict[str, list[Argument]] = {}
         for name, column in self._columns.items():
@@ -93,6 +94,28 @@ class Calls:
 
     def __len__(self) -> int:
         return self._length
+
+    def set_labels(self, labels: Sequence[str] | None) -> None:
+        """Names of the calls, for people.
+
+        Errors: InputInvalid when they are no texts, or not as many as there are calls.
+        """
+        if labels is None:
+            return
+        given = list(labels)
+        if (
+            isinstance(labels, str)
+            or len(given) != self._length
+            or not all(isinstance(one, str) for one in given)
+        ):
+            raise InputInvalid(
+                f"{self.recipe.label}: labels", labels, f"{self._length} texts, one for each call"
+            )
+        self._labels = given
+
+    def label_of(self, call: Call) -> str:
+        """The name of a call, "" where none was given."""
+        return self._labels[call.index] if self._labels else ""
 
     def _check_lengths(self) -> int:
         lengths = {name: len(column) for name, column in self._columns.items()}

@@ -80,18 +80,22 @@ class Campaign:
     def map(
         self,
         runnable: Runnable,
+        inputs: Mapping[str, object] | None = None,
+        /,
         *,
+        labels: Sequence[str] | None = None,
         product: bool = False,
         resources: Resources = Resources(),  # noqa: B008 – frozen
         cache: bool = True,
-        **inputs: object,
+        **more: object,
     ) -> int:
         """Add calls of a function, a CalcJob class or a ShellJob; nothing is stored or run yet.
 
-        inputs: by name. Lists, ranges, generators, arrays and frame columns are gone through in step
-        (zip), or with product=True in every combination, the last one fastest; anything else, and
-        gr.fixed([...]), is one value for all calls. A list of nodes as one element is passed on as a
-        list of values, and linked node by node.
+        inputs: by name, as keywords or in a dict. Lists, ranges, generators, arrays and frame columns
+        are gone through in step (zip), or with product=True in every combination, the last one fastest;
+        anything else, and gr.fixed([...]), is one value for all calls. A list of nodes as one element is
+        passed on as a list of values, and linked node by node.
+        labels: a name of your own for each call, in the order of the calls; the column "label".
         cache: whether equal calls elsewhere in the profile may answer, and be answered by, these.
         Returns how many calls this added.
 
@@ -104,7 +108,10 @@ class Campaign:
             implied |= {
                 name: Fixed(value) for name, value in recipe.ports.defaults().items() if value is not None
             }
-        calls = Calls(recipe, {**implied, **inputs}, product=product, resources=resources, cache=cache)
+        calls = Calls(
+            recipe, {**implied, **(inputs or {}), **more}, product=product, resources=resources, cache=cache
+        )
+        calls.set_labels(labels)
         self._maps.append(calls)
         self._places.append(array("q", bytes(8 * len(calls))))
         return len(calls)
@@ -156,7 +163,8 @@ class Campaign:
             self._places = run.places
         if run.stopping:
             raise CampaignInterrupted(
-                f"campaign {self.name}: {done.done:,} of {done.total:,} calls done and recorded; run it again to go on"
+                f"campaign {self.name}: {done.done:,} of {done.total:,} calls done and recorded; "
+                "run it again to go on"
             )
         return done
 
@@ -173,16 +181,24 @@ class Campaign:
     def results(self, *, nodes: bool = False, lazy: bool = False) -> Any:
         """The calls and what came of them: one row a call, in the order of the maps.
 
-        Columns: process (id), the inputs by name, the outputs by name, state, exit_status,
-        exit_message. Without a map in this script: every call that the campaign has, in order.
+        Columns: process (id), label where labels were given, the inputs by name, the outputs by name,
+        state, exit_status, exit_message. A mapped call that was not run yet has no process and the
+        state "created".
+        Without a map in this script: every call that the campaign has, in order.
         nodes: cells of outputs hold the stored data nodes, to be mapped on with their provenance.
         lazy: a dask.dataframe whose partitions read from PostgreSQL when they are computed.
         """
         ids = self._resolved()
         if lazy:
             return lazy_results(self.profile, self.id, ids)
+        promised = {
+            name
+            for calls in self._maps
+            if isinstance(calls.recipe, JobRecipe)
+            for name in calls.recipe.promised
+        }
         with self.profile.transaction() as cursor:
-            return results(self.profile, cursor, self.id, ids, nodes=nodes)
+            return results(self.profile, cursor, self.id, ids, nodes=nodes, promised=sorted(promised))
 
     def failures(self) -> pandas.DataFrame:
         """The calls that did not end well: their inputs, exit_status and exit_message."""
@@ -210,7 +226,7 @@ class Campaign:
                     for call in slice_:
                         if call.key in found:
                             places[call.index] = found[call.key].node_id
-        return [process_id for places in self._places for process_id in places if process_id]
+        return [process_id for places in self._places for process_id in places]
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

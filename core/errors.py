@@ -2,6 +2,7 @@
 
 GrangeError
 ├── InputInvalid          an input was refused; names port, value, and what was expected (fix the input)
+│   └── InputMissing      a required input was not given (fix the input)
 ├── LinkInvalid           a link would break the rules of links (fix the input)
 ├── NodeImmutable         a stored node was to be changed (give up)
 ├── NameExists            a name is taken (fix the input)
@@ -27,10 +28,26 @@ class InputInvalid(GrangeError):
         self.port = port
         self.value = value
         self.expected = expected
+        super().__init__(f"{port}: expected {expected}, got {_shown(value)} ({type(value).__name__})")
+
+
+def _shown(value: object) -> str:
+    """A value as a message can show it: short, whatever its own repr does."""
+    try:
         shown = repr(value)
-        if len(shown) > 80:
-            shown = shown[:77] + "..."
-        super().__init__(f"{port}: expected {expected}, got {shown} ({type(value).__name__})")
+    except Exception as error:  # a foreign __repr__, or an integer too long for Python to write out
+        return f"something that cannot be shown ({type(error).__name__})"
+    return shown if len(shown) <= 80 else shown[:77] + "..."
+
+
+class InputMissing(InputInvalid):
+    """A required input was not given."""
+
+    def __init__(self, port: str, expected: str) -> None:
+        self.port = port
+        self.value = None
+        self.expected = expected
+        GrangeError.__init__(self, f"{port}: expected {expected}, got nothing: it is required")
 
 
 class LinkInvalid(GrangeError):

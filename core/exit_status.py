@@ -21,7 +21,8 @@ INPUT_NOT_WRITTEN = ExitCode(181, "an input file could not be written")
 #: The first number that a class may use for a way to fail of its own.
 FIRST_OWN = 200
 
-#: What the farm's outcomes mean; "finished", "raised", "not_recordable" and "cancelled" are decided elsewhere.
+#: What the farm's outcomes mean; "finished", "raised", "not_recordable" and "cancelled" mean what the
+#: recipe says.
 OF_OUTCOME = {
     "memory_exceeded": OUT_OF_MEMORY,
     "walltime_exceeded": OUT_OF_WALLTIME,

@@ -54,7 +54,8 @@ def _parts(value: object, home: str | None, seen: set[int]) -> Iterator[str]:
     elif isinstance(value, types.ModuleType):
         yield f"module {value.__name__}"
     elif isinstance(value, type) or callable(value):
-        yield f"name {getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+        name = getattr(value, "__qualname__", type(value).__qualname__)
+        yield f"name {getattr(value, '__module__', '')}.{name}"
     else:
         yield _value_part(value)
 

@@ -9,78 +9,102 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grange.core.graph import load
+from grange.core.data.array import Array
+from grange.core.graph import load, prefetch
+from grange.core.node import Data
 from grange.core.profile import Profile, open_profile
+from grange.core.transition import State
 
 if TYPE_CHECKING:
     import dask.dataframe
     import pandas
 
-#: Columns that tell of the process; they stand after inputs and outputs.
-PROCESS_COLUMNS = ("state", "exit_status", "exit_message")
-#: Outputs and inputs that are no result by themselves.
-HIDDEN_LABELS = frozenset({"retrieved", "code"})
+#: Data that is no result by itself: what was retrieved, and the programs that ran.
+HIDDEN_TYPES = ("data.core.folder.", "data.core.code.")
 #: Processes per partition of a lazy frame: about 100 ms of reading, as Dask wants it.
 PARTITION_ROWS = 10_000
 
 # The processes of a campaign, or those of a list, with how they ended.
 _PROCESSES = """
-SELECT node_id, state::text, exit_status, exit_message FROM process
+SELECT p.node_id, p.state::text, p.exit_status, p.exit_message, n.label
+FROM process p JOIN node n ON n.id = p.node_id
 WHERE {which} ORDER BY {order}
 """
 
-# What links the processes with data: inputs and outputs, and of the data what its value is made of.
-_VALUES = """
-SELECT l.target_id AS process_id, l.label, n.id, n.node_type, n.attributes, true AS input, n.repository_metadata
-FROM link l JOIN node n ON n.id = l.source_id
-WHERE l.target_id = ANY(%(ids)s) AND l.type IN ('input_calc', 'input_work')
+# What links processes with data: the process, the label, the data, and whether it is an input.
+_LINKS = """
+SELECT target_id, label, source_id, true FROM link
+WHERE target_id = ANY(%(ids)s) AND type IN ('input_calc', 'input_work')
 UNION ALL
-SELECT l.source_id, l.label, n.id, n.node_type, n.attributes, false, n.repository_metadata
-FROM link l JOIN node n ON n.id = l.target_id
-WHERE l.source_id = ANY(%(ids)s) AND l.type IN ('create', 'return')
+SELECT source_id, label, target_id, false FROM link
+WHERE source_id = ANY(%(ids)s) AND type IN ('create', 'return')
 """
+
+# Of data, what its value is made of; what stands at many links is read once.
+_DATA = "SELECT id, node_type, attributes FROM node WHERE id = ANY(%s)"
 
 
 def results(
-    profile: Profile, cursor: Any, campaign_id: int, ids: Sequence[int] | None, *, nodes: bool = False
+    profile: Profile,
+    cursor: Any,
+    campaign_id: int,
+    ids: Sequence[int] | None,
+    *,
+    nodes: bool = False,
+    promised: Sequence[str] = (),
 ) -> pandas.DataFrame:
-    """The frame of a campaign, or of these of its processes, in the order given (repeats repeat)."""
+    """The frame of a campaign, or of these of its processes, in the order given (repeats repeat).
+
+    An id of 0 is a call that has no process yet. promised: outputs that are columns in any case.
+    """
     if ids is None:
-        which, order = "campaign_id = %(campaign)s AND superseded_by IS NULL", "ordinal, node_id"
+        which, order = "p.campaign_id = %(campaign)s AND p.superseded_by IS NULL", "p.ordinal, p.node_id"
     else:
-        which, order = "node_id = ANY(%(wanted)s)", "node_id"
+        which, order = "p.node_id = ANY(%(wanted)s)", "p.node_id"
     cursor.execute(
         _PROCESSES.format(which=which, order=order),
         {"campaign": campaign_id, "wanted": list(set(ids or ()))},
     )
-    processes = cursor.fetchall()
-    frame = _frame(profile, cursor, processes, nodes=nodes)
-    if ids is None:
+    frame = _frame(profile, cursor, cursor.fetchall(), nodes=nodes, promised=promised)
+    if ids is None or frame["process"].tolist() == list(ids):
         return frame
-    return frame.set_index("process", drop=False).loc[list(ids)].reset_index(drop=True)
+    frame = frame.set_index("process").reindex(list(ids)).reset_index()
+    if 0 in ids:
+        unrecorded = frame["process"] == 0
+        frame["process"] = frame["process"].astype("Int64").mask(unrecorded)
+        frame["state"] = frame["state"].mask(unrecorded, State.CREATED.value)
+    return frame
 
 
 def _frame(
-    profile: Profile, cursor: Any, processes: Sequence[tuple[Any, ...]], *, nodes: bool = False
+    profile: Profile,
+    cursor: Any,
+    processes: Sequence[tuple[Any, ...]],
+    *,
+    nodes: bool = False,
+    promised: Sequence[str] = (),
 ) -> pandas.DataFrame:
     import pandas
 
     ids = [row[0] for row in processes]
-    cursor.execute(_VALUES, {"ids": ids})
+    cursor.execute(_LINKS, {"ids": ids})
     links = cursor.fetchall()
+    data_ids = list({link[2] for link in links})
+    cell_of = _nodes(profile, cursor, data_ids) if nodes else _values(profile, cursor, data_ids)
     place = {process_id: row for row, process_id in enumerate(ids)}
     inputs: dict[str, list[Any]] = {}
-    outputs: dict[str, list[Any]] = {}
-    value_of = _loaded(profile, cursor, links) if nodes else _values(profile, cursor, links)
-    for process_id, label, node_id, node_type, _, is_input, _ in links:
-        if label in HIDDEN_LABELS and node_type.startswith(("data.core.folder.", "data.core.code.")):
+    outputs: dict[str, list[Any]] = {name: [None] * len(ids) for name in promised}
+    for process_id, label, data_id, is_input in links:
+        if data_id not in cell_of:
             continue
         columns = inputs if is_input else outputs
         column = columns.get(label)
         if column is None:
             column = columns[label] = [None] * len(ids)
-        column[place[process_id]] = value_of[node_id]
+        column[place[process_id]] = cell_of[data_id]
     data: dict[str, Any] = {"process": ids}
+    if any(row[4] for row in processes):
+        data["label"] = [row[4] for row in processes]
     for label in _ordered(inputs):
         data[label] = inputs[label]
     for label, column in outputs.items():
@@ -88,8 +112,7 @@ def _frame(
     data["state"] = [row[1] for row in processes]
     data["exit_status"] = pandas.array([row[2] for row in processes], dtype="Int64")
     data["exit_message"] = [row[3] for row in processes]
-    frame = pandas.DataFrame(data)
-    return _collapsed(frame, inputs)
+    return _collapsed(pandas.DataFrame(data), inputs)
 
 
 def _ordered(inputs: Mapping[str, list[Any]]) -> Iterable[str]:
@@ -112,32 +135,35 @@ def _collapsed(frame: pandas.DataFrame, inputs: Mapping[str, list[Any]]) -> pand
     return frame
 
 
-def _loaded(profile: Profile, cursor: Any, links: Sequence[tuple[Any, ...]]) -> dict[int, Any]:
-    ids = sorted({link[2] for link in links})
-    return {node.id: node for node in load(cursor, ids, reader=profile.read_files) if node.id is not None}
+def _nodes(profile: Profile, cursor: Any, ids: Sequence[int]) -> dict[int, Any]:
+    """The data nodes themselves, their files to be read when they are asked for."""
+    return {
+        node.id: node
+        for node in load(cursor, ids, reader=profile.read_files)
+        if node.id is not None and not node.node_type.startswith(HIDDEN_TYPES)
+    }
 
 
-def _values(profile: Profile, cursor: Any, links: Sequence[tuple[Any, ...]]) -> dict[int, Any]:
-    """A cell for each node at the end of a link: the plain value where it fits in a cell."""
-    values: dict[int, Any] = {}
+def _values(profile: Profile, cursor: Any, ids: Sequence[int]) -> dict[int, Any]:
+    """A cell for each data node: the plain value where it fits in a cell; arrays are read in one go."""
+    cursor.execute(_DATA, (list(ids),))
+    cells: dict[int, Any] = {}
     arrays: list[int] = []
-    for _, _, node_id, node_type, attributes, _, _ in links:
-        if node_id in values:
-            continue
+    for node_id, node_type, attributes in cursor.fetchall():
         cell = _CELLS.get(node_type)
         if cell is not None:
-            values[node_id] = cell(attributes)
-        elif node_type == "data.core.array.ArrayData.":
-            values[node_id] = None
+            cells[node_id] = cell(attributes)
+        elif node_type == Array.node_type:
             arrays.append(node_id)
-        else:
-            values[node_id] = attributes.get("value", attributes)
+        elif not node_type.startswith(HIDDEN_TYPES):
+            cells[node_id] = attributes.get("value", attributes)
     if arrays:
         loaded = load(cursor, arrays, reader=profile.read_files)
-        for node in loaded:
-            assert node.id is not None
-            values[node.id] = node.value  # type: ignore[attr-defined]
-    return values
+        prefetch(loaded)
+        cells.update(
+            (node.id, node.value) for node in loaded if isinstance(node, Data) and node.id is not None
+        )
+    return cells
 
 
 def _formula(attributes: Mapping[str, Any]) -> str:
@@ -182,7 +208,8 @@ def lazy_results(profile: Profile, campaign_id: int, ids: Sequence[int] | None) 
     with profile.transaction() as cursor:
         if ids is None:
             cursor.execute(
-                "SELECT node_id FROM process WHERE campaign_id = %s AND superseded_by IS NULL ORDER BY node_id",
+                "SELECT node_id FROM process WHERE campaign_id = %s AND superseded_by IS NULL"
+                " ORDER BY node_id",
                 (campaign_id,),
             )
             wanted = [row[0] for row in cursor.fetchall()]
@@ -190,7 +217,7 @@ def lazy_results(profile: Profile, campaign_id: int, ids: Sequence[int] | None) 
             wanted = sorted(set(ids))
         cursor.execute(
             _PROCESSES.format(
-                which="node_id = ANY(%(wanted)s)", order="(exit_status = 0) DESC NULLS LAST, node_id"
+                which="p.node_id = ANY(%(wanted)s)", order="(p.exit_status = 0) DESC NULLS LAST, p.node_id"
             ),
             {"wanted": wanted},
         )
@@ -225,7 +252,8 @@ class _Partition:
     def __call__(self, ids: Sequence[int]) -> pandas.DataFrame:
         with open_profile(self._home) as profile, profile.transaction() as cursor:
             cursor.execute(
-                _PROCESSES.format(which="node_id = ANY(%(wanted)s)", order="node_id"), {"wanted": list(ids)}
+                _PROCESSES.format(which="p.node_id = ANY(%(wanted)s)", order="p.node_id"),
+                {"wanted": list(ids)},
             )
             frame = _frame(profile, cursor, cursor.fetchall()).set_index("process")
         for column in self._columns:

@@ -6,6 +6,7 @@ exponent (so 1e22 would come back as an integer), and drops the sign of zero.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -113,14 +114,13 @@ def _checked_other(value: object, where: str) -> Json:
         plain = value.item()  # type: ignore[attr-defined]
         if type(plain) in (bool, int, float, str):
             return _checked(plain, where, 0)
-    raise InputInvalid(where, value, "JSON: a number, string, bool, None, or a list or dict of these")
+    raise InputInvalid(where, value, "JSON (a number, text, bool, None, list or dict), or a data node")
 
 
 def is_numpy_scalar(value: object) -> bool:
     """Whether a value is one of NumPy's scalars; does not import NumPy."""
-    return (
-        type(value).__module__ == "numpy" and hasattr(value, "item") and getattr(value, "shape", None) == ()
-    )
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, numpy.generic)
 
 
 def checked_text(value: str, where: str) -> str:

@@ -8,11 +8,11 @@ import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Optional
 from weakref import WeakKeyDictionary
 
-from grange.core.data.convert import to_data
-from grange.core.errors import InputInvalid
+from grange.core.data.convert import described, to_data
+from grange.core.errors import InputInvalid, InputMissing
 from grange.core.link import is_label
 from grange.core.node import Data
 
@@ -72,31 +72,23 @@ class Ports(Mapping[str, Port]):
     def require(self, given: Collection[str], where: str) -> None:
         """Check that every required port is among those given, and every one given is a port.
 
-        Errors: InputInvalid; for an unknown port it names the nearest one.
+        Errors: InputMissing; InputInvalid for an unknown port, which names the nearest one.
         """
         for name in given:
             port_of(self, name, where)
         missing = [name for name, port in self._ports.items() if port.required and name not in given]
         if missing:
             expected = _described(self._ports[missing[0]])
-            also = f"; also missing: {', '.join(missing[1:])}" if len(missing) > 1 else ""
-            raise InputInvalid(f"{where}: {missing[0]}", _Nothing(), f"{expected} (required{also})")
+            if len(missing) > 1:
+                expected += f" (missing too: {', '.join(missing[1:])})"
+            raise InputMissing(f"{where}: {missing[0]}", expected)
 
     def defaults(self) -> dict[str, Any]:
         """The plain values of the ports that need not be given."""
         return {name: port.default for name, port in self._ports.items() if not port.required}
 
 
-class _Nothing:
-    """What a port that was not given has, in a message."""
-
-    def __repr__(self) -> str:
-        return "nothing"
-
-
 def _described(port: Port) -> str:
-    from grange.core.data.convert import described
-
     return "a value" if port.annotation is None else described(port.annotation)
 
 
@@ -173,7 +165,7 @@ def _read_function(function: Callable[..., object]) -> Ports:
         elif parameter.kind is parameter.POSITIONAL_ONLY:
             raise InputInvalid(f"{label}: {name}", function, "parameters that can be given by name (no '/')")
         else:
-            ports.append(Port(checked_name(name, label), annotation, parameter.default))
+            ports.append(_port(name, annotation, parameter.default, label))
     return Ports(ports, dynamic)
 
 
@@ -204,13 +196,20 @@ def _read_class(cls: type) -> Ports:
         label = base.__qualname__
         for name, annotation in annotations.items():
             default = body.get(name, REQUIRED)
-            ports[name] = Port(checked_name(name, label), _resolved(annotation, scope), default)
+            ports[name] = _port(name, _resolved(annotation, scope), default, label)
         for name, value in body.items():
             if not name.startswith("_") and name not in ports and not callable(value):
                 raise InputInvalid(
                     f"{label}: {name}", value, f"a type, as in `{name}: {type(value).__name__} = …`"
                 )
     return Ports(ports.values())
+
+
+def _port(name: str, annotation: Any, default: Any, where: str) -> Port:
+    """A port; one with the default None takes None, whether its annotation says so or not."""
+    if default is None and annotation is not None:
+        annotation = Optional[annotation]  # noqa: UP045
+    return Port(checked_name(name, where), annotation, default)
 
 
 def _resolved(annotation: Any, scope: Mapping[str, Any]) -> Any:
@@ -242,7 +241,7 @@ def validate(ports: Ports, given: Mapping[str, object], where: str) -> dict[str,
     A list, tuple or dict that holds data nodes is a namespace: each node gets a link of its own
     (flatten). Whatever else is given becomes one data node of the kind that the port asks for.
 
-    Errors: InputInvalid for an unknown port, a required one that is missing, a value of the wrong type.
+    Errors: InputInvalid for an unknown port or a value of the wrong type, InputMissing.
     """
     ports.require(given, where)
     found: dict[str, Data] = {}
@@ -250,10 +249,8 @@ def validate(ports: Ports, given: Mapping[str, object], where: str) -> dict[str,
         here = f"{where}: {name}"
         if is_namespace(value):
             found.update(flatten(name, value, here))
-        elif name in given:
-            found[name] = to_data(value, here, port_of(ports, name, where).annotation)
         else:
-            found[name] = to_data(value, here)
+            found[name] = to_data(value, here, port_of(ports, name, where).annotation)
     return found
 
 

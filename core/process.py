@@ -307,10 +307,10 @@ def retry_failed(cursor: Any, campaign_id: int, exit_statuses: Collection[int] |
     pairs = (new_ids, old_ids)
     cursor.execute(
         """
-        INSERT INTO node (id, uuid, kind, user_id, computer_id, node_type, process_type, label, description,
-                          attributes, repository_metadata)
-        SELECT new_id, gen_random_uuid(), kind, user_id, computer_id, node_type, process_type, label, description,
-               attributes, repository_metadata
+        INSERT INTO node (id, uuid, kind, user_id, computer_id, node_type, process_type, label,
+                          description, attributes, repository_metadata)
+        SELECT new_id, gen_random_uuid(), kind, user_id, computer_id, node_type, process_type, label,
+               description, attributes, repository_metadata
         FROM unnest(%s::bigint[], %s::bigint[]) AS pair (new_id, old_id) JOIN node ON node.id = old_id
         """,
         pairs,

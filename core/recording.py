@@ -199,7 +199,9 @@ def _nodes_and_links(
         if isinstance(draft, Draft) and (draft.attributes or draft.files):
             attributes = {**attributes, **draft.attributes}
             files = {**files, **draft.files}
-        node = recipe.node_class(attributes, files=files, process_type=recipe.process_type)
+        node = recipe.node_class(
+            attributes, label=calls.label_of(call), files=files, process_type=recipe.process_type
+        )
         nodes.append(node)
         for argument in call.arguments.values():
             for label, data in argument.nodes.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import shlex
 import string
@@ -91,12 +92,10 @@ class ShellJob(CalcJob):
             if path not in files:
                 raise FileNotFoundError(f"output {name}: the program left no file {path}")
             parsed[name] = SingleFile.of_key(path.rsplit("/", 1)[-1], files.key(path))
-        text = files["stdout.txt"] if "stdout.txt" in files else b""
+        text = files.get("stdout.txt", b"")
         if 0 < len(text) <= STDOUT_LIMIT_BYTES and b"\0" not in text:
-            try:
+            with contextlib.suppress(UnicodeDecodeError):
                 parsed["stdout"] = text.decode()
-            except UnicodeDecodeError:
-                pass
         return parsed
 
     def record(self) -> dict[str, Any]:

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from grange.core.calcfunction import CalcFunction, CalculationFailed, calcfunction, recording
     from grange.core.calcjob import CalcJob
-    from grange.core.calls import Fixed as fixed
+    from grange.core.calls import Fixed as fixed  # noqa: N813
     from grange.core.campaign import Campaign, CampaignInterrupted
     from grange.core.command import Command
     from grange.core.data import (
         Array,
         Bool,
         Code,
-        Data,
         Dict,
         Enum,
         Float,
@@ -35,8 +34,9 @@ if TYPE_CHECKING:
     from grange.core.errors import GrangeError
     from grange.core.exit_code import ExitCode
     from grange.core.group import Group
+    from grange.core.node import Data
     from grange.core.profile import Profile
-    from grange.core.profile import open_profile as open
+    from grange.core.profile import open_profile as open  # noqa: A004
     from grange.core.shell_job import ShellJob
     from grange.farm.task import Resources
 
@@ -50,7 +50,7 @@ _HOME = {
     "CampaignInterrupted": "grange.core.campaign",
     "Code": "grange.core.data",
     "Command": "grange.core.command",
-    "Data": "grange.core.data",
+    "Data": "grange.core.node",
     "Dict": "grange.core.data",
     "Enum": "grange.core.data",
     "ExitCode": "grange.core.exit_code",

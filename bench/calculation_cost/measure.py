@@ -48,7 +48,8 @@ assert (done.done, done.failed, done.reused) == (count, 0, 0), done
 frame = campaign.results()
 assert len(frame) == count and set(frame["exit_status"]) == {0}
 with profile.transaction() as cursor:
-    cursor.execute("SELECT (SELECT count(*) FROM node), (SELECT count(*) FROM link), (SELECT count(*) FROM blob)")
+    counts = [f"(SELECT count(*) FROM {table})" for table in ("node", "link", "blob")]
+    cursor.execute("SELECT " + ", ".join(counts))
     nodes, links, blobs = cursor.fetchone()
 own = resource.getrusage(resource.RUSAGE_SELF)
 runners = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -187,6 +187,7 @@ _OF_BASE: dict[type, Accept] = {
     Mapping: _dict,
     pathlib.Path: _path,
     FileValue: _path,
+    type(None): _null,
 }
 
 
@@ -439,6 +440,12 @@ def _item_float(value: Any, port: str) -> Any:
     return checked(real(value, port), port)
 
 
+def _item_null(value: Any, port: str) -> Any:
+    if value is not None:
+        raise InputInvalid(port, value, "None")
+    return value
+
+
 @lru_cache(maxsize=1024)
 def _item_acceptor(annotation: Any) -> AcceptItem:
     """What takes an item of a list or dict and gives it as plain JSON."""
@@ -448,6 +455,8 @@ def _item_acceptor(annotation: Any) -> AcceptItem:
     origin, args = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
         return _item_union(args)
+    if origin is typing.Literal:
+        return _item_literal(args)
     if isinstance(origin, type) and issubclass(origin, collections.abc.Mapping):
         return _item_mapping(*args)
     if origin is tuple and args and args[-1] is not ...:
@@ -470,6 +479,16 @@ def _item_union(members: tuple[Any, ...]) -> AcceptItem:
             except InputInvalid:
                 continue
         raise InputInvalid(port, value, expected)
+
+    return accept
+
+
+def _item_literal(choices: tuple[Any, ...]) -> AcceptItem:
+    accept_literal = _literal(choices)
+
+    def accept(value: Any, port: str) -> Any:
+        accept_literal(value, port)
+        return value
 
     return accept
 
@@ -520,6 +539,7 @@ _ITEM: dict[Any, AcceptItem] = {
     builtins.list: sequence,
     tuple: sequence,
     builtins.dict: mapping,
+    type(None): _item_null,
     Any: checked,
 }
 

@@ -33,7 +33,8 @@ SCRIPT = textwrap.dedent("""
         profile = gr.open()
         campaign = gr.Campaign("slow", profile)
         campaign.map(slow, x=range(int(sys.argv[1])), log=sys.argv[2])
-        campaign.map(gr.ShellJob("sh -c 'echo {x} >> {log}; sleep 0.02; echo {x}'"), x=range(100), log=sys.argv[2] + ".sh")
+        echo = gr.ShellJob("sh -c 'echo {x} >> {log}; sleep 0.02; echo {x}'")
+        campaign.map(echo, x=range(100), log=sys.argv[2] + ".sh")
         done = campaign.run(progress=True)
         print(done.done, done.failed, done.reused)
 
@@ -84,15 +85,15 @@ def check_everything(place: Path) -> None:
         cursor.execute("SELECT state::text, exit_status, count(*) FROM process GROUP BY 1, 2")
         assert cursor.fetchall() == [("finished", 0, CALLS + 100)]
         cursor.execute(
-            "SELECT count(*), count(DISTINCT l.source_id) FROM link l WHERE type = 'create' AND label = 'result'"
+            "SELECT count(*), count(DISTINCT source_id) FROM link WHERE type = 'create' AND label = 'result'"
         )
         assert cursor.fetchone() == (CALLS, CALLS)
         cursor.execute(
             """
             SELECT i.attributes->>'value', o.attributes->>'value' FROM process p
-            JOIN link li ON li.target_id = p.node_id AND li.type IN ('input_calc', 'input_work') AND li.label = 'x'
+            JOIN link li ON li.target_id = p.node_id AND li.type = 'input_calc' AND li.label = 'x'
             JOIN node i ON i.id = li.source_id
-            JOIN link lo ON lo.source_id = p.node_id AND lo.type IN ('create', 'return') AND lo.label IN ('result', 'stdout')
+            JOIN link lo ON lo.source_id = p.node_id AND lo.type = 'create' AND lo.label IN ('result', 'stdout')
             JOIN node o ON o.id = lo.target_id
             """
         )

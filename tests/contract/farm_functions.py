@@ -34,7 +34,7 @@ def raise_value_error(x):
 
 
 def say(x):
-    print("said", x)  # noqa: T201
+    print("said", x)
     sys.stderr.write("warned\n")
     os.write(1, b"low level\n")
     return x
@@ -48,7 +48,7 @@ def arrays():
 
 def end_by_exit(x):
     if x == 3:
-        print("last words", flush=True)  # noqa: T201
+        print("last words", flush=True)
         os._exit(17)
     return x
 

@@ -319,3 +319,50 @@ def test_one_process_at_a_time_runs_a_campaign(profile: Profile) -> None:
             campaign.run(progress=False)
     finally:
         other.close()
+
+
+def test_labels_are_carried_along(profile: Profile) -> None:
+    campaign = gr.Campaign("labelled", profile)
+    campaign.map(square, x=[1.0, 2.0], labels=["one", "two"])
+    assert campaign.results()["state"].tolist() == ["created", "created"]
+    campaign.run(progress=False)
+    assert campaign.results()["label"].tolist() == ["one", "two"]
+    with pytest.raises(InputInvalid, match="2 texts"):
+        campaign.map(square, x=[1.0, 2.0], labels=["one"])
+
+
+def test_inputs_whose_names_are_taken_go_in_a_dict(profile: Profile) -> None:
+    def f(labels: int, cache: int) -> int:
+        return labels + cache
+
+    campaign = gr.Campaign("names", profile)
+    campaign.map(f, {"labels": [1, 2], "cache": 3})
+    campaign.run(progress=False)
+    assert campaign.results()["result"].tolist() == [4, 5]
+
+
+def test_a_calcfunction_is_recorded_where_it_is_called(profile: Profile) -> None:
+    @gr.calcfunction
+    def add(x: int, y: int) -> int:
+        return x + y
+
+    @gr.calcfunction
+    def never(x: int) -> int:
+        raise ZeroDivisionError("never")
+
+    with pytest.raises(gr.GrangeError, match="recording"):
+        add(1, 2)
+    with gr.recording(profile):
+        total = add(add(1, 2), y=4)
+        assert total.value == 7
+        with pytest.raises(ZeroDivisionError):
+            never(total)
+        with pytest.raises(InputInvalid, match="add: x"):
+            add("a", 1)
+    with profile.transaction() as cursor:
+        cursor.execute("SELECT state::text, exit_status, exit_message FROM process ORDER BY node_id")
+        assert cursor.fetchall() == [
+            ("finished", 0, None),
+            ("finished", 0, None),
+            ("excepted", None, "ZeroDivisionError: never"),
+        ]
