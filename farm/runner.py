@@ -1235,9 +1235,8 @@ class Commands:
     def _clear(self) -> None:
         """Make the directory as new; quick where the task left nothing but its two streams."""
         try:
-            if self._streams and set(os.listdir(".")) == self._untouched:
-                if self._emptied():
-                    return
+            if self._streams and set(os.listdir(".")) == self._untouched and self._emptied():
+                return
         except OSError:
             pass
         self._close_streams()
