@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from functools import lru_cache
 
@@ -70,67 +70,63 @@ def check(links: Iterable[Link]) -> None:
 
     Errors: LinkInvalid for the first link that breaks a rule.
     """
-    by_type: dict[LinkType, list[Link]] = {}
+    groups: dict[tuple[LinkType, str], list[Link]] = {}
     for link in links:
+        key = (link.type, link.label)
         try:
-            by_type[link.type].append(link)
+            groups[key].append(link)
         except KeyError:
-            by_type[link.type] = [link]
-    for link_type, same in by_type.items():
-        _check_labels(same)
-        _check_kinds(link_type, same)
-    inputs, outputs, calls = (
-        [link for link_type in types for link in by_type.get(link_type, ())]
-        for types in (_INPUTS, _OUTPUTS, _CALLS)
-    )
-    _check_unique_labels(inputs, outputs)
-    _check_unique_targets(by_type.get(LinkType.CREATE, []), "a data node is created by one calculation")
-    _check_unique_targets(calls, "a process is called by one workflow")
+            groups[key] = [link]
+    for (link_type, label), same in groups.items():
+        _check_label(label, same[0])
+        sources = {link.source for link in same}
+        targets = {link.target for link in same}
+        _check_kinds(link_type, same, sources, targets)
+        if link_type in _INPUTS and len(targets) != len(same):
+            twice = _first_repeated(same, [link.target for link in same])
+            raise LinkInvalid(f"{twice!r}: a process has one input of each label")
+        if link_type in _OUTPUTS and len(sources) != len(same):
+            twice = _first_repeated(same, [link.source for link in same])
+            raise LinkInvalid(f"{twice!r}: a process has one output of each label")
+    _check_unique_targets(groups, (LinkType.CREATE,), "a data node is created by one calculation")
+    _check_unique_targets(groups, _CALLS, "a process is called by one workflow")
 
 
-def _check_labels(links: Sequence[Link]) -> None:
-    for label in {link.label for link in links}:
-        if not is_label(label):
-            wrong = next(link for link in links if link.label == label)
-            raise LinkInvalid(
-                f"{wrong!r}: a label is made of ASCII letters, digits and underscores; "
-                "it begins with a letter and does not end in an underscore"
-            )
+def _check_label(label: str, link: Link) -> None:
+    if not is_label(label):
+        raise LinkInvalid(
+            f"{link!r}: a label is made of ASCII letters, digits and underscores; "
+            "it begins with a letter and does not end in an underscore"
+        )
 
 
-def _check_kinds(link_type: LinkType, links: Sequence[Link]) -> None:
+def _check_kinds(link_type: LinkType, links: Sequence[Link], sources: set[End], targets: set[End]) -> None:
     try:
         source_kind, target_kind = KINDS[link_type]
     except KeyError:
         raise LinkInvalid(f"{links[0]!r}: no type of link; there are {', '.join(LinkType)}") from None
-    sources = {end if type(end) is int else end.kind for end in {link.source for link in links}}  # type: ignore[union-attr]
-    targets = {end if type(end) is int else end.kind for end in {link.target for link in links}}  # type: ignore[union-attr]
-    if _only(sources, source_kind) and _only(targets, target_kind):
+    if _all_of(sources, source_kind) and _all_of(targets, target_kind):
         return
     for link in links:
-        if not _only({_kind(link.source)}, source_kind) or not _only({_kind(link.target)}, target_kind):
+        if not _all_of({link.source}, source_kind) or not _all_of({link.target}, target_kind):
             raise LinkInvalid(f"{link!r}: a link {link_type} goes from {source_kind} to {target_kind}")
 
 
-def _kind(end: End) -> Kind | int:
-    return end if isinstance(end, int) else end.kind
+def _all_of(ends: set[End], kind: Kind) -> bool:
+    """Whether all ends are of a kind, as far as it is known. Looks at each class of nodes once."""
+    for cls in set(map(type, ends)):
+        if issubclass(cls, Node):
+            if cls.kind is not kind:
+                return False
+        elif cls is NodeRef and any(end.kind is not kind for end in ends if isinstance(end, NodeRef)):
+            return False
+    return True
 
 
-def _only(kinds: set[Kind | int], allowed: Kind) -> bool:
-    """Whether there is nothing but one kind, and ends of which only the id is known."""
-    return all(kind is allowed or type(kind) is int for kind in kinds)
-
-
-def _check_unique_labels(inputs: Sequence[Link], outputs: Sequence[Link]) -> None:
-    if len({(link.target, link.label) for link in inputs}) != len(inputs):
-        twice = _first_repeated(inputs, [(link.target, link.label) for link in inputs])
-        raise LinkInvalid(f"{twice!r}: a process has one input of each label")
-    if len({(link.source, link.label) for link in outputs}) != len(outputs):
-        twice = _first_repeated(outputs, [(link.source, link.label) for link in outputs])
-        raise LinkInvalid(f"{twice!r}: a process has one output of each label")
-
-
-def _check_unique_targets(links: Sequence[Link], rule: str) -> None:
+def _check_unique_targets(
+    groups: Mapping[tuple[LinkType, str], list[Link]], types: tuple[LinkType, ...], rule: str
+) -> None:
+    links = [link for (link_type, _), same in groups.items() if link_type in types for link in same]
     if len({link.target for link in links}) != len(links):
         twice = _first_repeated(links, [link.target for link in links])
         raise LinkInvalid(f"{twice!r}: {rule}")

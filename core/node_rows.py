@@ -77,16 +77,13 @@ def _is_plain(node: Node) -> bool:
 
 def _middle(node: Node) -> bytes:
     """The columns between node_type and attributes."""
-    fields = (
-        "\\N" if node._process_type is None else escape(node._process_type),
-        "\\N" if node._computer_id is None else str(node._computer_id),
-        escape(node.label),
-        escape(node.description),
-        "",
-    )
+    process_type = "\\N" if node._process_type is None else escape(node._process_type)
+    computer = "\\N" if node._computer_id is None else str(node._computer_id)
+    label = node.label and escape(node.label)
+    description = node.description and escape(node.description)
     extras = escape(for_database(encoded(node._extras))) if node._extras else b"{}"
     files = escape(encoded(metadata_of(cast("Mapping[str, Key]", node._files)))) if node._files else b"{}"
-    return "\t".join(fields).encode() + extras + b"\t" + files + b"\t"
+    return f"{process_type}\t{computer}\t{label}\t{description}\t".encode() + extras + b"\t" + files + b"\t"
 
 
 def check_texts(node: Node) -> None:
