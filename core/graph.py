@@ -29,6 +29,8 @@ from grange.repository.repository import Repository
 if TYPE_CHECKING:
     from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
+_LARGEST_ID = 2**63 - 1
+
 # When the transaction began: the ctime and mtime that its nodes get.
 _NOW = "SELECT now()"
 
@@ -48,13 +50,13 @@ FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::jsonb[]) AS new (id, label
 WHERE node.id = new.id RETURNING node.id, node.mtime
 """
 
-# Of each content one data node that is an input of some process of a campaign.
+# Of each content one data node that is an input of some process of a campaign, of those before some id.
 _INPUTS = f"""
 SELECT DISTINCT ON (hash) {LOADED} FROM node
 WHERE hash = ANY (%s::bytea[]) AND id IN (
     SELECT link.source_id FROM process JOIN link
         ON link.target_id = process.node_id AND link.type IN ('input_calc', 'input_work')
-    WHERE process.campaign_id = %s)
+    WHERE process.campaign_id = %s AND process.node_id < %s)
 ORDER BY hash, id
 """  # noqa: S608
 
@@ -300,13 +302,22 @@ def prefetch(nodes: Iterable[Node]) -> None:
 
 
 def find_inputs(
-    cursor: Cursor, campaign_id: int, hashes: Collection[bytes], reader: Reader | None = None
+    cursor: Cursor,
+    campaign_id: int,
+    hashes: Collection[bytes],
+    reader: Reader | None = None,
+    *,
+    before_id: int = _LARGEST_ID,
 ) -> dict[bytes, Data]:
-    """Data nodes of these contents that are inputs of a campaign's processes, by hash of the content."""
+    """Data nodes of these contents that are inputs of a campaign's processes, by hash of the content.
+
+    before_id: only processes of smaller ids are looked at. What it costs grows with their number, 0.3 s
+    for 100,000: a run that asks for each of its slices must not go through those that it made itself.
+    """
     if not hashes:
         return {}
     with translated():
-        cursor.execute(_INPUTS, (list(hashes), campaign_id))
+        cursor.execute(_INPUTS, (list(hashes), campaign_id, before_id))
         found = [node_of_row(row, reader) for row in cursor.fetchall()]
     return {node.content_hash(): node for node in found if isinstance(node, Data)}
 
