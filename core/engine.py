@@ -9,6 +9,7 @@ between any two lines: the next run takes in what the spool holds and claims wha
 
 from __future__ import annotations
 
+import contextlib
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -89,7 +90,20 @@ class CampaignRun:
         self._recent: list[tuple[float, int]] = []
 
     def run(self) -> Progress:
-        """Run until everything has ended, or somebody sets stopping."""
+        """Run until everything has ended, or somebody sets stopping.
+
+        Whatever it ends with, what it leaves unfinished is free for the next run.
+        """
+        try:
+            return self._run()
+        except BaseException:
+            # The first error is what matters; a worker whose connection is lost holds nothing any more.
+            with contextlib.suppress(Exception):
+                self.executor.close()
+                self._release()
+            raise
+
+    def _run(self) -> Progress:
         for calls in self._maps:
             # nothing to run yet, but what can never run here is refused before anything is stored
             self.executor.submit(Batch((), calls.resources))
@@ -230,5 +244,8 @@ class CampaignRun:
         """Stopped: let the runners end, record what they finished, free the rest."""
         self.executor.close()
         self._record(self.executor.recover())
+        self._release()
+
+    def _release(self) -> None:
         with self.profile.transaction() as cursor:
             rows.release(cursor, self.profile.worker_id)

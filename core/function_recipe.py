@@ -11,6 +11,7 @@ from grange.core.errors import InputInvalid
 from grange.core.exit_code import ExitCode
 from grange.core.exit_status import OF_OUTCOME
 from grange.core.fingerprint import fingerprint
+from grange.core.link import is_label
 from grange.core.node import CalcFunctionNode, Data, ProcessNode
 from grange.core.output_files import OutputFiles
 from grange.core.port import Ports, ports_of_function
@@ -22,6 +23,7 @@ from grange.farm.task import FunctionTask, ShippedFunction
 
 SOURCE_FILE = "source_file"
 PICKLE_FILE = "function.pickle"
+OUTPUT_NAME = "letters, digits, underscores, a letter first, no underscore last, and not 'retrieved'"
 
 
 class FunctionRecipe:
@@ -84,6 +86,8 @@ class FunctionRecipe:
             if result.return_code:
                 return Conclusion(State.FINISHED, result.return_code, result.message, kept)
             for name, typed in result.outputs.items():
+                if not is_label(name) or name in kept:
+                    raise InputInvalid(f"{self.label}: name of an output", name, OUTPUT_NAME)
                 kept[name] = from_typed(typed, f"{self.label}: output {name}")
             return succeeded(kept)
         if result.outcome == "cancelled":
@@ -105,9 +109,7 @@ def outputs_of_return(returned: object, label: str) -> dict[str, Data] | ExitCod
         return {}
     if isinstance(returned, dict) and returned and all(isinstance(key, str) for key in returned):
         for key in returned:
-            if not key.isidentifier() or key.startswith("_") or key.endswith("_"):
-                raise InputInvalid(
-                    f"{label}: output name", key, "a Python identifier without outer underscores"
-                )
+            if not is_label(key):
+                raise InputInvalid(f"{label}: name of an output", key, OUTPUT_NAME)
         return {key: to_data(value, f"{label}: output {key}") for key, value in returned.items()}
     return {"result": to_data(returned, f"{label}: output result")}

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from grange.core import process as rows
+from grange.core.errors import GrangeError
+from grange.core.exit_status import OUTPUT_INVALID
 from grange.core.graph import store
 from grange.core.link import Link, LinkType
 from grange.core.node import Data, NodeRef
 from grange.core.output_files import OutputFiles
 from grange.core.process import End
 from grange.core.profile import Profile
-from grange.core.recipe import Conclusion, Recipe
+from grange.core.recipe import Conclusion, Recipe, failed
 from grange.core.transition import State
 from grange.farm.result import ResultPack, TaskResult
 from grange.repository import BlobLocation, Key
@@ -81,7 +83,7 @@ class Intake:
         for result in results:
             process = opened[result.id]
             files = OutputFiles(result.files, read, ahead, result.return_code)
-            conclusion = process.recipe.conclude(result, process.values, files)
+            conclusion = _concluded(process, result, files)
             conclusions[process.process_id] = conclusion
             ends.append(_end(process, result, conclusion))
         ended = rows.end(cursor, ends)
@@ -126,6 +128,14 @@ class Intake:
                     wanted[key] = None
         keys = list(wanted)
         return dict(zip(keys, read(keys), strict=True)) if keys else {}
+
+
+def _concluded(process: Opened, result: TaskResult, files: OutputFiles) -> Conclusion:
+    """What a result means; output that cannot be data is the end of that process, not of the run."""
+    try:
+        return process.recipe.conclude(result, process.values, files)
+    except GrangeError as error:
+        return failed(OUTPUT_INVALID, str(error))
 
 
 def _end(process: Opened, result: TaskResult, conclusion: Conclusion) -> End:

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 from grange.core.calcjob import CalcJob
-from grange.core.command import Command, checked
+from grange.core.command import RESERVED, Command, checked
 from grange.core.data.convert import to_data
 from grange.core.data.folder import Folder
+from grange.core.data.singlefile import FileValue
 from grange.core.errors import GrangeError, InputInvalid
 from grange.core.exit_code import ExitCode
 from grange.core.exit_status import NON_ZERO_EXIT, OF_OUTCOME, OUTPUT_INVALID, OUTPUT_NOT_PARSED
 from grange.core.fingerprint import fingerprint
 from grange.core.node import CalcJobNode, Data, ProcessNode
 from grange.core.output_files import OutputFiles
-from grange.core.port import Ports, ports_of_class
+from grange.core.port import Ports, checked_name, ports_of_class
 from grange.core.recipe import Conclusion, Draft, failed, succeeded
 from grange.core.transition import State
 from grange.farm.function import ship
 from grange.farm.result import TaskResult
 from grange.farm.task import CommandTask
 
-SOURCE_FILE = "source_file"
-PICKLE_FILE = "calcjob.pickle"
+#: Of the class, at its process nodes; input files cannot have these names.
+SOURCE_FILE = f"{RESERVED}source_file"
+PICKLE_FILE = f"{RESERVED}calcjob.pickle"
+#: The output that holds what the program left.
+RETRIEVED = "retrieved"
+#: Values of these types cannot be changed: calls may share them.
+_CONSTANT = frozenset({int, float, str, bool, bytes, type(None), FileValue})
 
 
 class JobRecipe:
@@ -38,6 +45,10 @@ class JobRecipe:
         self.process_type = f"{job_class.__module__}.{job_class.__qualname__}"
         self.ports: Ports = ports_of_class(job_class.Inputs)
         self.promised: Ports = ports_of_class(job_class.Outputs)
+        if RETRIEVED in self.promised:
+            raise InputInvalid(
+                f"{self.label}: Outputs", RETRIEVED, f"another name: {RETRIEVED!r} is the folder of all files"
+            )
         self.fingerprint = fingerprint(job_class)
         self.attributes: Mapping[str, Any] = {"process_label": self.label}
         files = {}
@@ -49,9 +60,13 @@ class JobRecipe:
         self.files: Mapping[str, bytes] = files
 
     def new_job(self, values: Mapping[str, object]) -> CalcJob:
-        """The job of one call, with its inputs, defaults filled in."""
+        """The job of one call, with inputs of its own, defaults filled in."""
         job = self.job_class()
-        job.inputs = SimpleNamespace(**{**self.ports.defaults(), **values})
+        inputs = {**self.ports.defaults(), **values}
+        for name, value in inputs.items():
+            if type(value) not in _CONSTANT:
+                inputs[name] = copy.deepcopy(value)
+        job.inputs = SimpleNamespace(**inputs)
         return job
 
     def draft(self, values: Mapping[str, object]) -> Draft:
@@ -79,37 +94,64 @@ class JobRecipe:
         )
 
     def conclude(self, result: TaskResult, values: Mapping[str, object], files: OutputFiles) -> Conclusion:
-        kept: dict[str, Data] = {"retrieved": Folder.of_keys(result.files)} if result.files else {}
+        kept: dict[str, Data] = {RETRIEVED: Folder.of_keys(result.files)} if result.files else {}
         if result.outcome == "cancelled":
             return Conclusion(State.KILLED, None, result.message, kept)
         if result.outcome != "finished":
             return failed(OF_OUTCOME[result.outcome], result.message, kept)
-        job = self.new_job(values)
-        if result.return_code and not job.parse_failed:
+        if result.return_code and not self.job_class.parse_failed:
             return failed(NON_ZERO_EXIT, f"{result.return_code}{_last_words(files)}", kept)
         try:
-            parsed = job.parse(files)
-        except Exception as error:  # the user's parser: whatever it raises is a result, never ours
+            parsed = self.new_job(values).parse(files)
+        except (Exception, SystemExit) as error:  # the user's parser: what it raises is a result, never ours
             return failed(OUTPUT_NOT_PARSED, f"parse() raised {type(error).__name__}: {error}", kept)
         if isinstance(parsed, ExitCode):
             return failed(parsed, "", kept)
         if parsed is None and result.return_code:
             return failed(NON_ZERO_EXIT, f"{result.return_code}{_last_words(files)}", kept)
-        return self._with_outputs(dict(parsed or {}), kept)
-
-    def _with_outputs(self, parsed: dict[str, object], kept: dict[str, Data]) -> Conclusion:
         try:
-            if self.promised:
-                self.promised.require(parsed, f"{self.label}: outputs of parse()")
-            for name, value in parsed.items():
-                annotation = self.promised[name].annotation if name in self.promised else None
-                if self.promised and annotation is None and name not in self.promised:
-                    raise InputInvalid(f"{self.label}: parse()", name, f"one of {', '.join(self.promised)}")
-                if value is not None:
-                    kept[name] = to_data(value, f"{self.label}: output {name}", annotation)
+            return succeeded({**kept, **self._outputs({} if parsed is None else parsed)})
         except GrangeError as error:
             return failed(OUTPUT_INVALID, str(error), kept)
-        return succeeded(kept)
+
+    def _outputs(self, parsed: object) -> dict[str, Data]:
+        """What parse() gave, as data by name.
+
+        Errors: InputInvalid for what was not promised, or is no data of its own.
+        """
+        where = f"{self.label}: parse()"
+        if not isinstance(parsed, Mapping):
+            raise InputInvalid(where, parsed, "a dict of outputs by name, or an exit code")
+        for name in parsed:
+            if not isinstance(name, str) or name == RETRIEVED:
+                raise InputInvalid(
+                    where, name, f"names of outputs (texts; {RETRIEVED!r} is the folder of all files)"
+                )
+        if self.promised:
+            self.promised.require(parsed, where)
+        outputs: dict[str, Data] = {}
+        for name, value in parsed.items():
+            if value is None:
+                continue
+            if name not in self.promised:
+                checked_name(name, where)
+            annotation = self.promised[name].annotation if name in self.promised else None
+            outputs[name] = new_data(value, f"{self.label}: output {name}", annotation, outputs)
+        return outputs
+
+
+def new_data(
+    value: object, where: str, annotation: object | None, others: Mapping[str, Data] = MappingProxyType({})
+) -> Data:
+    """An output as data that this calculation makes.
+
+    Errors: InputInvalid for a value of the wrong type, and for data that has been made already.
+    """
+    if isinstance(value, Data) and (value.id is not None or any(value is other for other in others.values())):
+        raise InputInvalid(
+            where, value, "data that is made here: give its plain value, or a node that is not stored yet"
+        )
+    return to_data(value, where, annotation)
 
 
 def _last_words(files: OutputFiles) -> str:

@@ -240,6 +240,7 @@ def stop_server(folder: Path, *, binaries: Path | None = None, force: bool = Fal
 def _make_cluster(folder: Path, binaries: Path, start_lock: int) -> None:
     """initdb into data.new, renamed to data when complete: what was killed half-way is begun anew."""
     account = choose_account(folder / "data", binaries)
+    binaries = account.programs(binaries)
     data = _resolve_link(folder / "data")
     free = shutil.disk_usage(data.parent).free
     if free < _SPACE_NEEDED:
@@ -318,6 +319,7 @@ def _password(folder: Path) -> str:
 def _start(folder: Path, binaries: Path) -> None:
     data = _resolve_link(folder / "data")
     account = account_of(folder / "data")
+    binaries = account.programs(binaries)
     if not (folder / "pgpass").exists():
         raise DatabaseUnavailable(
             f"{folder / 'pgpass'} is gone: it holds the password of the database in {data}"
@@ -385,9 +387,10 @@ def _become_server(server_lock: int, data: Path) -> bool:
 
 
 def _stop_command(folder: Path, binaries: Path) -> tuple[str, ...]:
+    account = account_of(folder / "data")
     return (
-        *account_of(folder / "data").prefix,
-        *(str(binaries / "pg_ctl"), "stop", "-D", str(_resolve_link(folder / "data"))),
+        *account.prefix,
+        *(str(account.programs(binaries) / "pg_ctl"), "stop", "-D", str(_resolve_link(folder / "data"))),
         *("-m", "fast", "-w", "-s", "-t", str(int(PATIENCE_S))),
     )
 

