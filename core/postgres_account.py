@@ -111,21 +111,24 @@ def _copied(binaries: Path) -> Path:
     postgres = (binaries / "postgres").stat()
     identity = f"{binaries}:{postgres.st_size}:{postgres.st_mtime_ns}"
     place = Path("/var/lib") / f"grange-programs-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
-    if place.exists():
-        return place / "bin"
+    package = binaries.parents[1]
+    copied = place / package.name / "pginstall" / "bin"
+    if copied.exists():
+        return copied
     new = Path(tempfile.mkdtemp(prefix=f"{place.name}.", dir=place.parent))
     for part in ("bin", "lib", "share"):
-        shutil.copytree(binaries.parent / part, new / part, symlinks=True)
-    for folder, _, files in os.walk(new):
-        os.chmod(folder, 0o755)
-        for file in files:
-            if not os.path.islink(os.path.join(folder, file)):
-                os.chmod(os.path.join(folder, file), 0o755)
+        shutil.copytree(package / "pginstall" / part, new / package.name / "pginstall" / part, symlinks=True)
+    libraries = f"{package.name}.libs"  # beside the package: the programs look for it there
+    if (package.parent / libraries).exists():
+        shutil.copytree(package.parent / libraries, new / libraries, symlinks=True)
+    for path in (new, *new.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(0o755)
     try:
         new.rename(place)
     except OSError:  # another process was first
         shutil.rmtree(new)
-    return place / "bin"
+    return copied
 
 
 def _try(prefix: tuple[str, ...], *question: str) -> str | None:

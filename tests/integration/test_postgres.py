@@ -405,11 +405,13 @@ def test_as_an_ordinary_user(home: Path, folder: Path, uid: int) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
 def test_as_root_where_namespaces_are_refused(home: Path, folder: Path) -> None:
     """In a namespace of all our uids, in which no further namespace may be made."""
-    binaries = find_binaries()
-    if any(not parent.stat().st_mode & stat.S_IXOTH for parent in binaries.parents):
-        home.chmod(0o755)
-        shutil.copytree(binaries.parent, home / "programs", symlinks=True)
-        binaries = home / "programs" / "bin"
+    # As under /root: a folder that nobody may not enter, so that the programs must be copied.
+    package = find_binaries().parents[1]
+    private = home / "private"
+    private.mkdir(mode=0o700)
+    for name in (package.name, f"{package.name}.libs"):
+        shutil.copytree(package.parent / name, private / name, symlinks=True)
+    binaries = private / package.name / "pginstall" / "bin"
     (home / "profile.toml").write_text(f"email = 'a@b'\npostgres_bin = '{binaries}'\n")
     process = subprocess.Popen(
         [
@@ -436,8 +438,12 @@ def test_as_root_where_namespaces_are_refused(home: Path, folder: Path) -> None:
         assert (stat.S_IMODE(path.stat().st_mode), path.stat().st_uid) == (0o700, 65534)
     assert (folder / "pgpass").stat().st_uid == 0
     assert Path(f"/proc/{pid_of(folder)}").stat().st_uid == 65534
+    programs = Path(os.readlink(f"/proc/{pid_of(folder)}/exe")).parents[3]
+    assert programs.name.startswith("grange-programs-")
+    assert programs.stat().st_uid == 0
     assert not (place / "password.new").exists()
     with Server(folder, binaries=binaries) as server:
         assert answer(server, "grange") == 42
     assert stop_server(folder, binaries=binaries)
     shutil.rmtree(place)
+    shutil.rmtree(programs)
