@@ -101,7 +101,7 @@ def insert(cursor: Any, processes: Iterable[NewProcess]) -> None:
                 "\\N" if new.key is None else "\\\\x" + new.key.hex(),
                 escape(new.label),
                 _number(new.exit_status),
-                "\\N" if new.exit_message is None else escape(new.exit_message),
+                "\\N" if new.exit_message is None else escape(storable(new.exit_message)),
                 _number(new.cached_from),
                 "now" if new.state in ENDED else "\\N",
             )
@@ -112,6 +112,13 @@ def insert(cursor: Any, processes: Iterable[NewProcess]) -> None:
 
 def _number(value: int | None) -> str:
     return "\\N" if value is None else str(value)
+
+
+def storable(message: str) -> str:
+    """A message, whatever somebody's exception put into it, as PostgreSQL can keep it."""
+    if "\x00" in message:
+        message = message.replace("\x00", "\N{SYMBOL FOR NULL}")
+    return message if message.isascii() else message.encode("utf-8", "replace").decode()
 
 
 def end(cursor: Any, ends: Sequence[End]) -> set[int]:
@@ -140,7 +147,7 @@ def end(cursor: Any, ends: Sequence[End]) -> set[int]:
             [e.attempt for e in ends],
             [e.state.value for e in ends],
             [e.exit_status for e in ends],
-            [None if e.message is None else e.message.replace("\x00", "\N{SYMBOL FOR NULL}") for e in ends],
+            [None if e.message is None else storable(e.message) for e in ends],
             [e.started_at for e in ends],
             [e.wall_s for e in ends],
             [e.cpu_s for e in ends],
@@ -254,7 +261,7 @@ def pause(cursor: Any, ids: Collection[int], reason: str) -> None:
         UPDATE process SET paused = true, exit_message = %s, state = 'created', worker_id = NULL
         WHERE node_id = ANY(%s) AND state IN ('created', 'waiting', 'running')
         """,
-        (reason, list(ids)),
+        (storable(reason), list(ids)),
     )
 
 

@@ -6,22 +6,26 @@ import contextlib
 import copy
 import shlex
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from enum import Enum
 from types import SimpleNamespace
 from typing import Any
 
 from grange.core.calcjob import CalcJob
-from grange.core.command import Command
+from grange.core.command import Command, checked
 from grange.core.data.code import InstalledCode
 from grange.core.data.singlefile import FileValue, SingleFile
 from grange.core.errors import InputInvalid
 from grange.core.fingerprint import fingerprint
-from grange.core.job_recipe import JobRecipe
+from grange.core.job_recipe import RETRIEVED, JobRecipe
 from grange.core.node import Data
 from grange.core.output_files import OutputFiles
-from grange.core.port import Ports
+from grange.core.port import Ports, checked_name
 
 SHELL_ATTRIBUTE = "shell"
+#: The input that is the program.
+CODE = "code"
+_FORMATTER = string.Formatter()
 #: Standard output up to this size becomes the output "stdout" too; it is in "retrieved" in any case.
 STDOUT_LIMIT_BYTES = 64 * 1024
 
@@ -35,7 +39,8 @@ class ShellJob(CalcJob):
     braces are ports, filled per call: numbers and texts are written as they are, a file (gr.SingleFile,
     or a pathlib.Path) is put into the directory and its name is written. Literal braces are doubled.
     files: path → content to be there; fields are filled in texts, bytes are taken as they are.
-    stdin: which of the files is the standard input. retrieve: patterns of further files to keep.
+    stdin: which of the files is the standard input, or the port of one, in braces.
+    retrieve: patterns of further files to keep.
     outputs: name → path of a file that must be there in the end; each becomes an output of its own.
     """
 
@@ -50,9 +55,7 @@ class ShellJob(CalcJob):
         environment: Mapping[str, str] | None = None,
         label: str | None = None,
     ) -> None:
-        argv = shlex.split(command) if isinstance(command, str) else list(command)
-        if not argv:
-            raise InputInvalid("ShellJob: command", command, "a program and its arguments")
+        argv = _split(command)
         if isinstance(retrieve, str):
             raise InputInvalid("ShellJob: retrieve", retrieve, "a list of glob patterns")
         self.argv = argv
@@ -62,27 +65,42 @@ class ShellJob(CalcJob):
         self.outputs = dict(outputs or {})
         self.environment = dict(environment or {})
         self.label = label or argv[0].rsplit("/", 1)[-1]
-        self.fields = _fields(argv, self.files)
+        texts = [content for content in self.files.values() if isinstance(content, str)]
+        self.fields = _fields([*argv, *texts, *([stdin] if isinstance(stdin, str) else [])])
+        for name in self.outputs:
+            checked_name(name, "ShellJob: outputs")
+            if name in (RETRIEVED, "stdout"):
+                raise InputInvalid("ShellJob: outputs", name, "another name: every shell job has this output")
+        # What is wrong whatever the inputs are is said here, where it was written.
+        known_stdin = None if isinstance(stdin, str) and _fields([stdin]) else stdin
+        checked(self._command(argv, self.files, known_stdin), "ShellJob")
         self.inputs = SimpleNamespace()
 
     def prepare(self, inputs: Any) -> Command:
-        given: dict[str, object] = {name: value for name, value in vars(inputs).items() if name != "code"}
         files: dict[str, str | bytes] = {}
         words: dict[str, object] = {}
-        for name, value in given.items():
+        for name, value in vars(inputs).items():
             if isinstance(value, FileValue):
+                if value.name in self.files or files.get(value.name, value.content) != value.content:
+                    raise InputInvalid(
+                        f"{self.label}: {name}", value.name, "a file with a name that no other file has"
+                    )
                 files[value.name] = value.content
                 words[name] = value.name
-            else:
-                words[name] = value
-        formatter = string.Formatter()
+            elif name != CODE:
+                words[name] = _writable(value, f"{self.label}: {name}")
         for path, content in self.files.items():
-            files[path] = formatter.vformat(content, (), words) if isinstance(content, str) else content
+            files[path] = _FORMATTER.vformat(content, (), words) if isinstance(content, str) else content
+        argv = [_FORMATTER.vformat(word, (), words) for word in self.argv]
+        stdin = None if self.stdin is None else _FORMATTER.vformat(self.stdin, (), words)
+        return self._command(argv, files, stdin)
+
+    def _command(self, argv: Sequence[str], files: Mapping[str, str | bytes], stdin: str | None) -> Command:
         return Command(
-            argv=[formatter.vformat(word, (), words) for word in self.argv],
+            argv=argv,
             files=files,
             environment=self.environment,
-            stdin=self.stdin,
+            stdin=stdin,
             retrieve=[*self.retrieve, *self.outputs.values()],
         )
 
@@ -138,7 +156,7 @@ class ShellRecipe(JobRecipe):
         self.job_class = ShellJob
         self.label = job.label
         self.process_type = "grange.core.shell_job.ShellJob"
-        self.ports = Ports.of_names([*job.fields, "code"])
+        self.ports = Ports.of_names([*job.fields, CODE])
         self.promised = Ports.anything()
         record = job.record()
         self.fingerprint = fingerprint(repr(sorted(record.items())))
@@ -147,7 +165,7 @@ class ShellRecipe(JobRecipe):
 
     def implied(self) -> dict[str, Data]:
         """The program, as a code node that every call has as an input."""
-        return {"code": InstalledCode(filepath_executable=self._job.argv[0], label=self._job.argv[0])}
+        return {CODE: InstalledCode(filepath_executable=self._job.argv[0], label=self._job.argv[0])}
 
     def new_job(self, values: Mapping[str, object]) -> ShellJob:
         job = copy.copy(self._job)
@@ -155,25 +173,64 @@ class ShellRecipe(JobRecipe):
         return job
 
 
-def _fields(argv: Sequence[str], files: Mapping[str, str | bytes]) -> list[str]:
-    """The names in braces, in the order in which they come."""
-    found: dict[str, None] = {}
-    for text in [*argv, *(content for content in files.values() if isinstance(content, str))]:
+def _split(command: object) -> list[str]:
+    """The program and its arguments, as templates."""
+    if isinstance(command, str):
         try:
-            parsed = list(string.Formatter().parse(text))
+            argv = shlex.split(command)
         except ValueError as error:
             raise InputInvalid(
-                "ShellJob", text, f"a template with doubled literal braces ({error})"
+                "ShellJob: command", command, f"a line with its quotes closed ({error})"
             ) from None
-        for _, field, _, _ in parsed:
-            if field is None:
-                continue
-            name = field.split(".")[0].split("[")[0]
-            if not name.isidentifier():
-                raise InputInvalid(
-                    "ShellJob", text, "names in braces, as in {charge}; literal braces are doubled"
-                )
+    elif isinstance(command, list | tuple):
+        argv = list(command)
+    else:
+        argv = []
+    if not argv or not all(isinstance(word, str) for word in argv):
+        raise InputInvalid("ShellJob: command", command, "a program and its arguments, as texts")
+    return argv
+
+
+def _fields(texts: Iterable[str]) -> list[str]:
+    """The names in braces, in the order in which they come."""
+    found: dict[str, None] = {}
+    for text in texts:
+        for name in _names(text, text):
             found[name] = None
-    if "code" in found:
+    if CODE in found:
         raise InputInvalid("ShellJob", "{code}", "another name: 'code' is the program itself")
     return list(found)
+
+
+def _names(template: str, text: str) -> Iterator[str]:
+    """The names in a template, those in its format specifications too."""
+    try:
+        parsed = list(_FORMATTER.parse(template))
+    except ValueError as error:
+        raise InputInvalid("ShellJob", text, f"a template with doubled literal braces ({error})") from None
+    for _, field, specification, _ in parsed:
+        if field is None:
+            continue
+        name = field.split(".")[0].split("[")[0]
+        if not name.isidentifier():
+            raise InputInvalid(
+                "ShellJob", text, "names in braces, as in {charge}; literal braces are doubled"
+            )
+        yield name
+        yield from _names(specification or "", text)
+
+
+def _writable(value: object, where: str) -> object:
+    """A value that a template can write as text.
+
+    Errors: InputInvalid for arrays, structures and what else has no text of its own.
+    """
+    if isinstance(value, bool | int | float | str | Enum):
+        return value
+    if isinstance(value, list | dict) and not any(isinstance(item, bytes) for item in _items(value)):
+        return value
+    raise InputInvalid(where, value, "a number, a text or a file: a template cannot write this")
+
+
+def _items(value: list[object] | dict[object, object]) -> Iterable[object]:
+    return value.values() if isinstance(value, dict) else value
