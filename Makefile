@@ -15,19 +15,17 @@ TYPES := build/types/grange
 install: $(VENV)/installed
 
 $(VENV)/installed: pyproject.toml requirements.lock deploy/make-venv.sh
-	deploy/make-venv.sh $(PYTHON) $(VENV)
-	$(BIN)/python -m pip install --quiet --no-deps -r requirements.lock
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable . 2>&1 | grep -v "^ \|Warning" || true
-	$(BIN)/python -c "import grange.core, grange.farm, grange.repository"
-	touch $@
+	@deploy/make-venv.sh $(PYTHON) $(VENV)
+	@touch $@
 
 demo: install
 	$(BIN)/python examples/alloy_screening.py
 
 services:
-	deploy/install-test-programs.sh
+	@deploy/install-test-programs.sh
 
-test: install services
+# the programs first: it is known at once whether they can be had
+test: services install
 	$(BIN)/python -m pytest
 
 lint: install types
@@ -41,9 +39,9 @@ check: lint test
 # mypy and import-linter do not follow setuptools' package-dir: give them the import tree as a folder of links.
 .PHONY: types
 types:
-	mkdir -p $(TYPES)
-	for f in grange/*; do ln -sfn ../../../$$f $(TYPES)/; done
-	for p in core farm repository; do ln -sfn ../../../$$p $(TYPES)/$$p; done
+	@mkdir -p $(TYPES)
+	@for f in grange/*; do ln -sfn ../../../$$f $(TYPES)/; done
+	@for p in core farm repository; do ln -sfn ../../../$$p $(TYPES)/$$p; done
 
 bench: install
 	$(BIN)/python bench/$(Q)/measure.py $(ARGS)
