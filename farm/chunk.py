@@ -46,6 +46,23 @@ def chunk_size(queued: int, slots: int, task_s: float | None, sizing: Sizing) ->
     return max(1, min(queued, wanted, sizing.most))
 
 
+def chunk_sizes(queued: int, slots: int, task_s: float | None, sizing: Sizing) -> list[int]:
+    """The sizes of all chunks of a batch that is handed over at once.
+
+    While nothing is known, the first chunks are small, so that something is soon, and the others take half
+    of a slot's share of what is left.
+    """
+    sizes: list[int] = []
+    while queued > 0:
+        size = chunk_size(queued, slots, task_s, sizing)
+        if task_s is None and len(sizes) >= slots:
+            share = math.ceil(queued / (2 * max(1, slots)))
+            size = min(queued, max(sizing.first, share), sizing.most)
+        sizes.append(size)
+        queued -= size
+    return sizes
+
+
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """What one task of a kind takes, learned from chunks. Units: seconds."""

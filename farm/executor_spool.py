@@ -12,6 +12,7 @@ from typing import Any
 
 from grange.farm import runner
 from grange.farm.chunk_folder import Fetch, write_chunk
+from grange.farm.errors import SpoolUnwritable
 from grange.farm.result import ResultPack
 from grange.farm.result_pack import read_result_pack
 from grange.farm.spool import Run, spool_errors
@@ -137,9 +138,24 @@ class ExecutorSpool:
             return os.open(self.folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
     def last_words(self) -> str:
-        """What the last runner said before it gave up."""
+        """What the last runner or server said before it gave up."""
         lines = (self.folder / "log").read_text(errors="replace").splitlines()
-        return f"{self.folder}: {lines[-1] if lines else 'it cannot be written'}"
+        return lines[-1] if lines else "it said nothing"
+
+    def unwritable(self) -> SpoolUnwritable:
+        """What to raise when a runner found that the spool cannot be written."""
+        probe = self.folder / "probe"
+        try:
+            with spool_errors(self.folder):
+                try:
+                    # A full disk often has room for a little.
+                    probe.write_bytes(bytes(8 << 20))
+                finally:
+                    with contextlib.suppress(OSError):
+                        probe.unlink()
+        except SpoolUnwritable as problem:
+            return problem
+        return SpoolUnwritable(f"the spool folder {self.folder} could not be written: {self.last_words()}")
 
     def new_chunk(
         self, tasks: Sequence[Task], resources: Resources

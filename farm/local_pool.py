@@ -18,14 +18,12 @@ from pathlib import Path
 from grange.farm import machine, runner
 from grange.farm.chunk import Estimate, Sizing, chunk_size
 from grange.farm.chunk_folder import Fetch
-from grange.farm.errors import ExecutorUnavailable, SpoolUnwritable, TaskRefused
+from grange.farm.errors import ExecutorUnavailable, TaskRefused
 from grange.farm.executor_spool import ExecutorSpool, SpooledChunk
 from grange.farm.queue import Group, Queue
 from grange.farm.result import ResultPack
 from grange.farm.task import Batch, Task
 
-#: How long a cancelled call that cannot be interrupted may go on before its interpreter is killed.
-CANCEL_PATIENCE_S = 5.0
 #: How long runners get to end by themselves when the pool closes.
 CLOSE_PATIENCE_S = 1.5
 
@@ -172,7 +170,7 @@ class LocalPool:
         for one in self._runners:
             for work in one.work:
                 if work.chunk.cancel(wanted):
-                    work.cancel_until = time.monotonic() + CANCEL_PATIENCE_S
+                    work.cancel_until = time.monotonic() + runner.CANCEL_PATIENCE_S
             if one.work and one.work[0].cancel_until:
                 one.process.send_signal(signal.SIGUSR1)
 
@@ -261,7 +259,7 @@ class LocalPool:
         code = one.process.wait()
         self._forget(one)
         if code == runner.EXIT_UNWRITABLE:
-            raise SpoolUnwritable(self._spool.last_words())
+            raise self._spool.unwritable()
         if self._closed or not one.work:
             return
         first = one.work[0]
@@ -312,7 +310,7 @@ class LocalPool:
             if one.kind != "function" or not one.work or not 0 < one.work[0].cancel_until < now:
                 continue
             if one.work[0].chunk.running_is_cancelled():
-                one.work[0].cancel_until = now + CANCEL_PATIENCE_S
+                one.work[0].cancel_until = now + runner.CANCEL_PATIENCE_S
                 one.process.kill()
 
     # Chunks: who gets the next.

@@ -26,7 +26,6 @@ import enum
 import errno
 import faulthandler
 import fcntl
-import functools
 import hashlib
 import json
 import os
@@ -42,6 +41,8 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Set,
 FORMAT = 1
 #: The exit code of a runner that cannot write to its spool (EX_CANTCREAT).
 EXIT_UNWRITABLE = 73
+#: How long a cancelled call that cannot be interrupted may go on before its interpreter is killed.
+CANCEL_PATIENCE_S = 5.0
 #: After so many deaths of the runner while it runs, a task is taken for the cause.
 DEATHS = 3
 #: Larger files are streamed into the pack, never held whole in memory.
@@ -717,17 +718,24 @@ def kill_leftovers(known: Iterable[int], patience_s: float = 5.0) -> None:
 
 
 def kill_strays(folder: str) -> None:
-    """Kill what runners that were killed left running: tasks of the chunk folders at or below a folder."""
+    """Kill what runners that were killed left running, at or below a folder of the spool."""
+    send(strays(folder), signal.SIGKILL)
+
+
+def strays(folder: str) -> List[int]:
+    """Processes whose environment says that they work for a chunk folder at or below a folder."""
+    found = []
     wanted = b"\0GRANGE_CHUNK=" + os.fsencode(folder)
     for name in os.listdir("/proc") if os.path.isdir("/proc/self") else ():
-        if name.isdigit() and int(name) != os.getpid():
+        if name.isdigit() and int(name) not in (os.getpid(), os.getppid()):
             try:
                 with open("/proc/%s/environ" % name, "rb") as file:
-                    _, found, rest = (b"\0" + file.read()).partition(wanted)
+                    _, here, rest = (b"\0" + file.read()).partition(wanted)
             except OSError:
                 continue
-            if found and rest[:1] in (b"\0", b"/", b""):
-                send([int(name)], signal.SIGKILL)
+            if here and rest[:1] in (b"\0", b"/", b""):
+                found.append(int(name))
+    return found
 
 
 def peak_mb() -> float:
@@ -2061,7 +2069,10 @@ def report(fd: int, message: Json) -> None:
 def run(folder: str) -> int:
     """Run one chunk, in a child, so that a call that ends the interpreter ends neither us nor the others."""
     die_with_parent(signal.SIGTERM)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     folder = os.path.abspath(folder)
+    speak_into(os.path.join(os.path.dirname(folder), "log"))
     death: Optional[int] = None
     unproductive = 0
     while True:
@@ -2070,6 +2081,7 @@ def run(folder: str) -> int:
         if pid == 0:
             code = 1
             try:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
                 die_with_parent(signal.SIGTERM)
                 code = run_once(folder, death)
             except SpoolFailed as problem:
@@ -2082,20 +2094,62 @@ def run(folder: str) -> int:
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(code)
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, functools.partial(pass_on, pid))
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        status = os.waitpid(pid, 0)[1]
+        status = supervise(pid, folder)
         death = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-        if death == EXIT_UNWRITABLE or death == 128 + signal.SIGTERM or all_done(folder):
-            return 0 if all_done(folder) else death
+        if all_done(folder):
+            note(os.path.join(os.path.dirname(folder), "done"), os.path.basename(folder) + ".end")
+            return 0
+        if death in (EXIT_UNWRITABLE, 128 + signal.SIGTERM):
+            return death
         unproductive = 0 if packs_in(folder) > before else unproductive + 1
         if unproductive >= DEATHS:
             return 1
 
 
-def pass_on(pid: int, number: int, _frame: object) -> None:
-    send([pid], number)
+def speak_into(path: str) -> None:
+    """Let what we have to say, and what belongs to no task, go to the log of the run."""
+    fd = spool_open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(fd, 1)
+    os.dup2(fd, 2)
+    os.close(fd)
+
+
+def supervise(pid: int, folder: str) -> int:
+    """Wait for the child; pass on signals, and the news of a cancel file. Returns its wait status."""
+    mark = os.path.join(folder, "cancel")
+    seen, kill_at = 0, 0.0
+    while True:
+        event = signal.sigtimedwait(SIGNALS, Control.INTERVAL_S)
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return status
+        if event is not None and event.si_signo != signal.SIGCHLD:
+            send([pid], event.si_signo)
+        try:
+            changed = os.stat(mark).st_mtime_ns
+        except OSError:
+            continue
+        if changed != seen:
+            seen, kill_at = changed, time.monotonic() + CANCEL_PATIENCE_S
+            send([pid], signal.SIGUSR1)
+        elif kill_at and time.monotonic() > kill_at:
+            kill_at = 0.0
+            if stubborn(folder):
+                send([pid], signal.SIGKILL)
+
+
+def stubborn(folder: str) -> bool:
+    """Whether a call in this interpreter runs on though it was cancelled."""
+    pack = ZipReader(os.path.join(folder, "chunk.zip"))
+    spec = json.loads(pack.read("chunk.json"))
+    pack.close()
+    marks = read_marks(folder)
+    if spec["kind"] != "function" or not marks or marks[0] == IDLE:
+        return False
+    control = Control(0)
+    control.enter(folder)
+    control.look(time.monotonic())
+    return control.cancelled(spec["tasks"][marks[0]]["id"])
 
 
 def all_done(folder: str) -> bool:
@@ -2122,7 +2176,6 @@ def run_once(folder: str, death: Optional[int]) -> int:
         return 128 + signal.SIGTERM
     finally:
         kill_leftovers(())
-    note(done, name + ".end")
     return 0
 
 

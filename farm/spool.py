@@ -114,6 +114,7 @@ class Run:
                 return None
             if time.monotonic() > until:
                 cls._kill_runners(path)
+                runner.kill_strays(str(path))
                 until += PATIENCE_S
             time.sleep(0.02)
 
