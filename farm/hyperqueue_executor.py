@@ -238,11 +238,7 @@ class HyperQueueExecutor:
 
     def _end_runners(self) -> None:
         """Runners end with the worker by themselves, after ending their tasks; at last they are killed."""
-        until = time.monotonic() + CLOSE_PATIENCE_S
-        while runner.strays(str(self._spool.folder)):
-            if time.monotonic() > until:
-                runner.kill_strays(str(self._spool.folder))
-            time.sleep(0.01)
+        runner.kill_strays(str(self._spool.folder), CLOSE_PATIENCE_S)
 
     def _listen(self, timeout_s: float) -> None:
         """Hear what the host has to say: failures of runners, or its own end."""

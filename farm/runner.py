@@ -717,9 +717,20 @@ def kill_leftovers(known: Iterable[int], patience_s: float = 5.0) -> None:
         pause = min(0.01, 2 * pause)
 
 
-def kill_strays(folder: str) -> None:
-    """Kill what runners that were killed left running, at or below a folder of the spool."""
-    send(strays(folder), signal.SIGKILL)
+def kill_strays(folder: str, patience_s: float = 0.0) -> None:
+    """Wait for the end of what works at or below a folder of the spool; kill it when patience is over."""
+    until = time.monotonic() + patience_s
+    while True:
+        left = strays(folder)
+        if not left:
+            return
+        late = time.monotonic() - until
+        if late > 0:
+            send(left, signal.SIGKILL)
+        if late > 5:
+            sys.stderr.write("processes %s cannot be ended\n" % left)
+            return
+        time.sleep(0.01)
 
 
 def strays(folder: str) -> List[int]:

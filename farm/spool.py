@@ -27,6 +27,8 @@ from grange.farm.errors import SpoolUnwritable
 
 #: How long the runners of an executor that died may take to end before they are killed.
 PATIENCE_S = 5.0
+#: HyperQueue's runners do not hold the lock; they end with their worker, within this time.
+STRAYS_PATIENCE_S = 1.5
 
 
 @contextmanager
@@ -108,7 +110,7 @@ class Run:
             except FileNotFoundError:
                 return None
             if lock_fd is not None:
-                runner.kill_strays(str(path))
+                runner.kill_strays(str(path), STRAYS_PATIENCE_S)
                 return cls(path, lock_fd)
             if cls._owner_lives(path):
                 return None
