@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from hashlib import sha256
 from typing import Any, cast
 
 import grange.core.data  # noqa: F401  (makes the classes known that rows are loaded as)
@@ -28,39 +27,40 @@ LOADED = """id, uuid::text, kind::text, node_type, process_type, label, descript
 
 #: How many rows are handed to the driver at once: few calls, and the server is not kept waiting.
 _ROWS_A_BLOCK = 256
-_NULL = b"\\N"
-_PLAIN_MIDDLE = b"\\N\t\\N\t\t\t{}\t{}\t"
+_PLAIN_MIDDLE = "\\N\t\\N\t\t\t{}\t{}\t"
 
 
-def node_lines(nodes: Sequence[Node], user_id: int) -> Iterator[bytes]:
+def node_lines(nodes: Sequence[Node], user_id: int) -> Iterator[str]:
     """Rows of nodes (NODE_COLUMNS) for COPY, many to an item. Ids, uuids and keys of files are there."""
-    iterator = iter(nodes)
-    heads: dict[type[Node], bytes] = {}
-    hash_of = hashlib.sha256
-    while block := list(islice(iterator, _ROWS_A_BLOCK)):
+    heads: dict[type[Node], tuple[str, bytes]] = {}
+    for start in range(0, len(nodes), _ROWS_A_BLOCK):
         lines = []
-        for node in block:
-            cls = type(node)
-            head = heads.get(cls)
-            if head is None:
-                head = heads[cls] = f"\t{cls.kind.value}\t{user_id}\t{cls.node_type}\t".encode()
+        for node in nodes[start : start + _ROWS_A_BLOCK]:
+            try:
+                head, hashed_type = heads[node.__class__]
+            except KeyError:
+                head, hashed_type = heads[node.__class__] = _head(node.__class__, user_id)
             text = encoded(node._attributes)
-            if not isinstance(node, Data):
-                digest = _NULL
-            elif node._files:
-                node._hash = hash_of_content(cls.node_type, text, cast("Mapping[str, Key]", node._files))
-                digest = b"\\\\x" + node._hash.hex().encode()
+            if not hashed_type:
+                digest = "\\N"
             else:
-                node._hash = hash_of(b"%b\0%b\0" % (cls.node_type.encode(), text)).digest()
-                digest = b"\\\\x" + node._hash.hex().encode()
+                if node._files:
+                    node._hash = hash_of_content(node.node_type, text, cast("Mapping[str, Key]", node._files))
+                else:  # the same, without its detours
+                    node._hash = sha256(hashed_type + text + b"\0").digest()
+                digest = "\\\\x" + node._hash.hex()
             text = for_database(text)
             if b"\\" in text:
                 text = text.replace(b"\\", b"\\\\")
             middle = _PLAIN_MIDDLE if _is_plain(node) else _middle(node)
-            lines.append(
-                b"%d\t%b%b%b%b\t%b\n" % (node.id, node.uuid.encode(), head, middle, text, digest)  # type: ignore[union-attr, str-format]
-            )
-        yield b"".join(lines)
+            lines.append(f"{node.id}\t{node.uuid}{head}{middle}{text.decode()}\t{digest}\n")
+        yield "".join(lines)
+
+
+def _head(cls: type[Node], user_id: int) -> tuple[str, bytes]:
+    """The columns that all nodes of a class share, and what their hashes begin with (processes have none)."""
+    hashed_type = cls.node_type.encode() + b"\0" if issubclass(cls, Data) else b""
+    return f"\t{cls.kind.value}\t{user_id}\t{cls.node_type}\t", hashed_type
 
 
 def _is_plain(node: Node) -> bool:
@@ -75,15 +75,17 @@ def _is_plain(node: Node) -> bool:
     )
 
 
-def _middle(node: Node) -> bytes:
+def _middle(node: Node) -> str:
     """The columns between node_type and attributes."""
     process_type = "\\N" if node._process_type is None else escape(node._process_type)
     computer = "\\N" if node._computer_id is None else str(node._computer_id)
     label = node.label and escape(node.label)
     description = node.description and escape(node.description)
-    extras = escape(for_database(encoded(node._extras))) if node._extras else b"{}"
-    files = escape(encoded(metadata_of(cast("Mapping[str, Key]", node._files)))) if node._files else b"{}"
-    return f"{process_type}\t{computer}\t{label}\t{description}\t".encode() + extras + b"\t" + files + b"\t"
+    extras = escape(for_database(encoded(node._extras)).decode()) if node._extras else "{}"
+    files = "{}"
+    if node._files:
+        files = escape(encoded(metadata_of(cast("Mapping[str, Key]", node._files))).decode())
+    return f"{process_type}\t{computer}\t{label}\t{description}\t{extras}\t{files}\t"
 
 
 def check_texts(node: Node) -> None:
@@ -101,19 +103,19 @@ def check_texts(node: Node) -> None:
 
 def link_lines(links: Sequence[Link], sources: Sequence[int], targets: Sequence[int]) -> Iterator[str]:
     """Rows of links (LINK_COLUMNS) for COPY, many to an item; labels are checked already."""
-    tails: dict[tuple[str, str], str] = {}
+    tails = _Tails()
     for start in range(0, len(links), _ROWS_A_BLOCK):
         stop = start + _ROWS_A_BLOCK
-        lines = []
-        for link, source, target in zip(
-            links[start:stop], sources[start:stop], targets[start:stop], strict=True
-        ):
-            kind = (link.type, link.label)
-            tail = tails.get(kind)
-            if tail is None:
-                tail = tails[kind] = f"\t{link.type.value}\t{link.label}\n"
-            lines.append(f"{source}\t{target}{tail}")
-        yield "".join(lines)
+        block = zip(links[start:stop], sources[start:stop], targets[start:stop], strict=True)
+        yield "".join([f"{source}\t{target}{tails[link.type, link.label]}" for link, source, target in block])
+
+
+class _Tails(dict[tuple[str, str], str]):
+    """What rows of links end with, by type and label; there are few of them."""
+
+    def __missing__(self, key: tuple[str, str]) -> str:
+        self[key] = tail = f"\t{key[0]}\t{key[1]}\n"
+        return tail
 
 
 def node_of_row(row: Sequence[Any], reader: Reader | None) -> Node:

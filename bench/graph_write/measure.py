@@ -152,7 +152,7 @@ def rendered(nodes: list[Node], links: list[Link], user_id: int) -> tuple[bytes,
         node.id, node.uuid = number, uuid
     sources, targets = [link.source.id for link in links], [link.target.id for link in links]
     rows_of_links = "".join(node_rows.link_lines(links, sources, targets)).encode()
-    return b"".join(node_rows.node_lines(nodes, user_id)), rows_of_links
+    return "".join(node_rows.node_lines(nodes, user_id)).encode(), rows_of_links
 
 
 def copy(cursor: Any, table: str, columns: Iterable[str], rows: bytes) -> None:
