@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 from grange.core import group
 from grange.core import process as rows
 from grange.core.calcjob import CalcJob
-from grange.core.calls import Calls, Fixed
+from grange.core.calls import Calls, Fixed, checked_resources
 from grange.core.engine import CampaignRun, Progress
 from grange.core.errors import InputInvalid, NotFound
 from grange.core.executors import open_executor
 from grange.core.frame import lazy_results, results
 from grange.core.function_recipe import FunctionRecipe
 from grange.core.job_recipe import JobRecipe
+from grange.core.json_value import checked_text
 from grange.core.profile import Profile
 from grange.core.progress_bar import progress_bar
 from grange.core.recipe import Recipe
@@ -57,6 +58,7 @@ class Campaign:
     def __init__(self, name: str, profile: Profile, *, description: str = "") -> None:
         if not isinstance(name, str) or not name.strip():
             raise InputInvalid("Campaign: name", name, "a text that is not empty")
+        checked_text(name, "Campaign: name")
         if not isinstance(profile, Profile):
             raise InputInvalid("Campaign: profile", profile, "a profile, as gr.open() gives it")
         self.name = name
@@ -152,6 +154,7 @@ class Campaign:
         Errors: CampaignBusy when another process runs it; CampaignInterrupted (a KeyboardInterrupt) on
         Ctrl-C, after what was done is recorded; TaskRefused when the machine has not the resources.
         """
+        checked_resources(resources, "run")
         with (
             self._locked(),
             open_executor(self.profile, self.id, executor) as runner,

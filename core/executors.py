@@ -25,6 +25,8 @@ def open_executor(profile: Profile, campaign_id: int, executor: str | Executor) 
     Each campaign has a spool of its own, so that what a killed run left is found by the next run of it.
     """
     if not isinstance(executor, str):
+        if not all(hasattr(executor, name) for name in ("submit", "poll", "acknowledge", "recover")):
+            raise _refused(executor)
         yield executor
         return
     made = _make(profile, campaign_id, executor)
@@ -52,4 +54,8 @@ def _make(profile: Profile, campaign_id: int, name: str) -> Executor:
         return HyperQueueExecutor(
             spool, slots=profile.config.slots, fetch=fetch, allow_open_server=name == "hyperqueue-open-server"
         )
-    raise InputInvalid("executor", name, f"one of {', '.join(NAMES)}, or an Executor")
+    raise _refused(name)
+
+
+def _refused(executor: object) -> InputInvalid:
+    return InputInvalid("executor", executor, f"one of {', '.join(NAMES)}, or an Executor")

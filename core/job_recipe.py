@@ -42,6 +42,8 @@ class JobRecipe:
     def __init__(self, job_class: type[CalcJob]) -> None:
         self.job_class = job_class
         self.label = job_class.__name__
+        if job_class.prepare is CalcJob.prepare:
+            raise InputInvalid(self.label, job_class, "a class with a method prepare(self, inputs)")
         self.process_type = f"{job_class.__module__}.{job_class.__qualname__}"
         self.ports: Ports = ports_of_class(job_class.Inputs)
         self.promised: Ports = ports_of_class(job_class.Outputs)

@@ -196,7 +196,7 @@ def _fields(texts: Iterable[str]) -> list[str]:
     found: dict[str, None] = {}
     for text in texts:
         for name in _names(text, text):
-            found[name] = None
+            found[checked_name(name, "ShellJob")] = None
     if CODE in found:
         raise InputInvalid("ShellJob", "{code}", "another name: 'code' is the program itself")
     return list(found)

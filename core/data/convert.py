@@ -392,6 +392,23 @@ def _union(members: tuple[Any, ...]) -> Accept:
             raise inside[0]
         raise InputInvalid(port, value, expected)
 
+    rest = [one for member, one in zip(members, accepts, strict=True) if member is not type(None)]
+    return accept if len(rest) != 1 else _optional(rest[0])
+
+
+def _optional(inner: Accept) -> Accept:
+    """Takes None too; of what it refuses, the one type that there is knows best what is wrong."""
+
+    def accept(value: Any, port: str) -> Data:
+        if value is None or isinstance(value, Null):
+            return _accept_null(value, port)
+        try:
+            return inner(value, port)
+        except InputInvalid as refused:
+            if refused.port != port:
+                raise
+            raise InputInvalid(port, value, f"{refused.expected} or None") from None
+
     return accept
 
 

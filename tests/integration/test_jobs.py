@@ -360,7 +360,7 @@ def test_shell_jobs(profile: Profile, tmp_path: Path) -> None:
         [
             "sh",
             "-c",
-            'cat; echo "$0" "$1" "$GREETING"; cat "$2"; cp config out.json; ls > list; mkdir d; echo 1 > d/e.dat',
+            'cat; echo "$0" "$1" "$GREETING"; cat "$2"; cp config out.json; mkdir d; echo 1 > d/e.dat',
             "{text}",
             "{number:.2f}",
             "{poem}",
