@@ -73,13 +73,14 @@ class Subgraph:
 
 # The links that arrive at each of some nodes, at most `fan` by each index, with how many there are by it.
 # The predicates are those of the partial indexes, word for word, so that each branch is one index scan.
+# Of inputs that are lists the first elements are taken of each, not ten of one list and none of the other.
 _LINKS_UP = """
 SELECT near.id, l.branch, l.source_id, l.total
 FROM unnest(%(ids)s::bigint[]) AS near (id) CROSS JOIN LATERAL (
     (SELECT 1 AS branch, source_id, count(*) OVER () AS total FROM link
      WHERE target_id = near.id AND type IN ('input_calc', 'input_work')
        AND type = ANY (%(types)s::link_type[])
-     ORDER BY label LIMIT %(fan)s)
+     ORDER BY substring(label FROM '__([0-9]{1,9})$')::integer NULLS FIRST, label LIMIT %(fan)s)
     UNION ALL
     (SELECT 2, source_id, 1 FROM link
      WHERE target_id = near.id AND type = 'create' AND type = ANY (%(types)s::link_type[]))

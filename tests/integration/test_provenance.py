@@ -136,6 +136,18 @@ def test_a_fan_is_cut_and_counted(cursor: Cursor) -> None:
     assert len(subgraph(cursor, [root], max_nodes=None).nodes) == fan + 3
 
 
+def test_a_cut_fan_shows_the_first_elements_of_each_list(cursor: Cursor) -> None:
+    fit, degree, *elements = nodes(cursor, "calculation", *["data"] * 25)
+    x, y = elements[:12], elements[12:]
+    links(
+        cursor,
+        (degree, fit, "input_calc", "degree"),
+        *((node, fit, "input_calc", f"x__{number}") for number, node in enumerate(x)),
+        *((node, fit, "input_calc", f"y__{number}") for number, node in enumerate(y)),
+    )
+    assert shown(subgraph(cursor, [fit], max_fan=7)) == {fit, degree, *x[:3], *y[:3]}
+
+
 def test_near_nodes_come_before_far_ones(cursor: Cursor) -> None:
     chain = nodes(cursor, "data", *["calculation", "data"] * 20)
     links(
