@@ -137,7 +137,7 @@ def test_a_fan_is_cut_and_counted(cursor: Cursor) -> None:
 
 
 def test_a_cut_fan_shows_the_first_elements_of_each_list(cursor: Cursor) -> None:
-    fit, degree, *elements = nodes(cursor, "calculation", *["data"] * 25)
+    degree, *elements, fit = nodes(cursor, *["data"] * 25, "calculation")
     x, y = elements[:12], elements[12:]
     links(
         cursor,
