@@ -58,6 +58,9 @@ class Job(gr.CalcJob):
     class Outputs:
         energy: float
 
+    def prepare(self, inputs: Any) -> gr.Command:
+        return gr.Command(["true"])
+
 
 def test_values_that_no_port_takes(profile: Profile, tmp_path: Path) -> None:
     ase = pytest.importorskip("ase")
@@ -117,7 +120,6 @@ def test_values_that_no_port_takes(profile: Profile, tmp_path: Path) -> None:
             InputInvalid,
             "steps has 2, tol has 3",
         ),
-        (relax, {"structure": crystal, "steps": 10**400}, InputInvalid, "relax: steps"),
         (relax, {"structure": crystal, "steps": None}, InputInvalid, "relax: steps: expected int, got None"),
         (read, {"path": tmp_path / "none"}, InputInvalid, "a file that exists"),
         (read, {"path": [good, tmp_path / "none"]}, InputInvalid, "read: path[1]"),
