@@ -51,9 +51,9 @@ class HyperQueueExecutor:
 
     The server of the PyPI wheel has no authentication. It is therefore confined to a network namespace of
     its own, together with worker and tasks: nothing outside reaches it, and **tasks have no network**.
-    Where the kernel allows no such namespace, or confine is False because tasks need the network, the
-    server is open to whoever reaches its port on any network of this machine; that has to be asked for with
-    allow_open_server, and is answered with an OpenServerWarning.
+    Where the kernel allows no such namespace, it is refused. With allow_open_server it is not confined:
+    whoever reaches its port, on any network of this machine, runs commands as you; an OpenServerWarning
+    says so.
 
     spool_root: the folder for chunks, results, and the server's own files. slots: the worker's cores (None:
     all that we may use). fetch: reads input files that are given by key. memory_mb: the memory, in
@@ -73,14 +73,12 @@ class HyperQueueExecutor:
         sizing: Sizing | None = None,
         flush_s: float = 0.5,
         allow_open_server: bool = False,
-        confine: bool = True,
     ) -> None:
         self._slots = slots or machine.cores()
         self._memory_mb = memory_mb or machine.memory_mb()
         self._python = python
         self._sizing = sizing or SIZING
         self._allow_open = allow_open_server
-        self._confine = confine
         self._spool = ExecutorSpool(Path(spool_root), fetch, flush_s)
         self._log = self._spool.open_log()
         self._done = self._spool.folder / "done"
@@ -173,28 +171,24 @@ class HyperQueueExecutor:
     # The server.
 
     def _start(self) -> subprocess.Popen[bytes]:
-        """Start server and worker, confined if that can be."""
-        reason = "confine=False was asked for"
-        if self._confine:
-            host, reason = self._start_host("confined")
-            if host is not None:
-                return host
-        if not self._allow_open:
+        """Start server and worker. Errors: ExecutorUnavailable."""
+        if self._allow_open:
+            warnings.warn(
+                "a HyperQueue server without authentication listens on all networks of this machine:"
+                " whoever reaches its port runs commands as you",
+                OpenServerWarning,
+                stacklevel=3,
+            )
+        host, reason = self._start_host("open" if self._allow_open else "confined")
+        if host is not None:
+            return host
+        if reason.startswith("no namespace"):
             raise ExecutorUnavailable(
                 "HyperQueue's server from the PyPI wheel has no authentication, and cannot be confined to a"
-                f" network namespace here ({reason}). Use the local pool, or allow_open_server=True on a"
-                " machine that nobody else can reach."
+                f" network namespace here ({reason}). Use the local pool; or, on a machine that nobody"
+                " else can reach, allow_open_server=True."
             )
-        host, problem = self._start_host("open")
-        if host is None:
-            raise ExecutorUnavailable(f"HyperQueue could not be started: {problem}")
-        warnings.warn(
-            "a HyperQueue server without authentication listens on all networks of this machine: whoever"
-            f" reaches its port runs commands as you ({reason})",
-            OpenServerWarning,
-            stacklevel=3,
-        )
-        return host
+        raise ExecutorUnavailable(f"HyperQueue could not be started: {reason}")
 
     def _start_host(self, mode: str) -> tuple[subprocess.Popen[bytes] | None, str]:
         """Start a host; it, or None and the reason."""

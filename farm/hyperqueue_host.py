@@ -158,9 +158,13 @@ def main() -> int:
     reports = os.dup(1)
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        if mode == "confined":
+    if mode == "confined":
+        try:
             confine()
+        except OSError as problem:
+            report(reports, {"refused": f"no namespace: {problem.strerror}"})
+            return 1
+    try:
         # After the namespace: entering one takes the parent-death signal away.
         ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)
         host = Host(folder, cores)
