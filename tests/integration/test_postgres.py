@@ -403,6 +403,7 @@ def test_as_an_ordinary_user(home: Path, folder: Path, uid: int) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
+@pytest.mark.skipif(not NAMESPACE, reason="refused here already: every test runs so")
 def test_as_root_where_namespaces_are_refused(home: Path, folder: Path) -> None:
     """In a namespace of all our uids, in which no further namespace may be made."""
     # As under /root: a folder that nobody may not enter, so that the programs must be copied.
