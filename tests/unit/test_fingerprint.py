@@ -55,6 +55,46 @@ def test_functions_that_call_each_other_end() -> None:
     assert fingerprint(made(source)) == fingerprint(made(source))
 
 
+def test_what_is_bound_or_wrapped_or_held_counts() -> None:
+    base = textwrap.dedent("""
+        from functools import lru_cache, partial
+        class Base:
+            def value(self): return 1
+        class Scale(Base):
+            def __init__(self, by): self.by = by
+            def times(self, x): return x * self.by * self.value()
+        @lru_cache
+        def remembered(x): return x + 10
+        def power(x, p): return x ** p
+        TABLE = {"square": lambda x: x * x}
+        a = partial(power, p=2)
+        b = Scale(2).times
+        def c(x): return remembered(x)
+        def d(x): return TABLE["square"](x)
+        def e(x): return Scale(x)
+        f = lambda x: x.real
+        def g(x): return [(lambda y: y + 1)(x)]
+    """)
+    changes = {
+        "a": ("p=2", "p=3"),
+        "b": ("Scale(2)", "Scale(3)"),
+        "c": ("x + 10", "x + 11"),
+        "d": ("x * x", "x + x"),
+        "e": ("return 1", "return 2"),
+        "f": ("x.real", "x.imag"),
+        "g": ("y + 1", "y + 2"),
+    }
+    for name, (old, new) in changes.items():
+        assert fingerprint(made(base, name)) == fingerprint(made(base, name)), name
+        assert fingerprint(made(base, name)) != fingerprint(made(base.replace(old, new), name)), name
+
+
+def test_lambdas_of_one_line_are_told_apart() -> None:
+    first, second, third = (lambda x: x + 1), (lambda x: x + 2), (lambda x: x + 1)
+    assert fingerprint(first) != fingerprint(second)
+    assert fingerprint(first) == fingerprint(third)
+
+
 def test_it_is_the_same_in_every_process(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
