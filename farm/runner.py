@@ -1606,13 +1606,13 @@ def structure_attributes(atoms: Any) -> Json:
         if form not in names:
             name, number, taken = (symbol if tag == 0 else "%s%d" % (symbol, tag)), 0, set(names.values())
             while name in taken:
-                number += 1
-                name = "%s%d" % (symbol, number)
+                number += 1  # another mass; digits alone after the symbol would be a tag
+                name = "%s%s_%d" % (symbol, tag or "", number)
             names[form] = name
             kinds.append({"name": name, "symbols": [symbol], "weights": [1.0], "mass": mass})
         sites.append({"kind_name": names[form], "position": position})
     pbc = [bool(flag) for flag in atoms.pbc]
-    return {
+    attributes = {
         "cell": atoms.cell[:].tolist(),
         "pbc1": pbc[0],
         "pbc2": pbc[1],
@@ -1620,6 +1620,34 @@ def structure_attributes(atoms: Any) -> Json:
         "kinds": kinds,
         "sites": sites,
     }
+    more = beyond_aiida(atoms)
+    if more:
+        attributes["ase"] = more
+    return attributes
+
+
+def beyond_aiida(atoms: Any) -> Dict[str, Any]:
+    """What Atoms say that AiiDA's attributes have no place for, as grange.core.data.structure keeps it."""
+    more = {
+        name: atoms.arrays[name].tolist()
+        for name in ("initial_magmoms", "initial_charges", "momenta")
+        if name in atoms.arrays and atoms.arrays[name].any()
+    }
+    if atoms.constraints:
+        try:
+            more["constraints"] = [without_arrays(constraint.todict()) for constraint in atoms.constraints]
+        except (AttributeError, NotImplementedError) as problem:
+            raise NotRecordable("a constraint that ASE cannot write down (%s)" % problem) from None
+    return more
+
+
+def without_arrays(value: Any) -> Any:
+    """The same with lists in place of NumPy's arrays."""
+    if isinstance(value, dict):
+        return {name: without_arrays(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_arrays(part) for part in value]
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 # ----------------------------------------------------------------------------------------------- functions

@@ -144,7 +144,7 @@ def _attributes_of_atoms(atoms: Any, port: str) -> dict[str, Any]:
         "kinds": list(kinds.values()),
         "sites": sites,
     }
-    more = _more_of_atoms(atoms)
+    more = _more_of_atoms(atoms, port)
     if more:
         attributes["ase"] = more
     return cast("dict[str, Any]", checked(attributes, port))
@@ -152,21 +152,31 @@ def _attributes_of_atoms(atoms: Any, port: str) -> dict[str, Any]:
 
 def _kind_name(symbol: str, tag: int, names: dict[str, int]) -> str:
     """The symbol with its tag; where the same is taken by another mass, a letter more."""
-    name = f"{symbol}{tag}" if tag else symbol
+    name = f"{symbol}{tag or ''}"
     number = names.get(name, 0)
     names[name] = number + 1
     return f"{name}_{number}" if number else name
 
 
-def _more_of_atoms(atoms: Any) -> dict[str, Any]:
+def _more_of_atoms(atoms: Any, port: str) -> dict[str, Any]:
     more: dict[str, Any] = {
         name: atoms.arrays[name].tolist()
         for name in _SITE_ARRAYS
         if name in atoms.arrays and atoms.arrays[name].any()
     }
     if atoms.constraints:
-        more["constraints"] = [_plain(constraint.todict()) for constraint in atoms.constraints]
+        more["constraints"] = [_written_down(constraint, port) for constraint in atoms.constraints]
     return more
+
+
+def _written_down(constraint: Any, port: str) -> Any:
+    """Errors: InputInvalid for a constraint of which ASE has no form that can be kept."""
+    try:
+        return _plain(constraint.todict())
+    except (AttributeError, NotImplementedError):
+        raise InputInvalid(
+            f"{port}: constraint", constraint, "a constraint that ASE can write down"
+        ) from None
 
 
 def _plain(value: Any) -> Any:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from grange.core.data import Structure
 from grange.core.data.structure import span
 from grange.core.errors import InputInvalid
+from grange.farm.runner import structure_attributes
 
 
 def same(first: ase.Atoms, second: ase.Atoms) -> bool:
@@ -82,6 +83,31 @@ def test_to_ase_and_back(atoms: ase.Atoms) -> None:
     assert again.attributes == node.attributes
     assert again.content_hash() == node.content_hash()
     assert Structure(node.attributes).content_hash() == node.content_hash()
+
+
+@pytest.mark.parametrize(
+    "atoms",
+    [ase.build.bulk("Cu"), ase.build.molecule("O2"), full(), ase.Atoms("Cu3", masses=[1, 2, 3])],
+    ids=str,
+)
+def test_the_runner_hands_over_the_same_attributes(atoms: ase.Atoms) -> None:
+    assert structure_attributes(atoms) == Structure(atoms).attributes
+
+
+def test_masses_that_differ_are_no_tags() -> None:
+    atoms = ase.Atoms("Cu3", masses=[63.5, 64, 65], tags=[0, 0, 4])
+    assert [kind["name"] for kind in Structure(atoms).attributes["kinds"]] == ["Cu", "Cu_1", "Cu4"]
+    assert same(Structure(atoms).value, atoms)
+
+
+def test_a_constraint_that_cannot_be_kept_is_refused() -> None:
+    class Own:
+        def adjust_positions(self, atoms: ase.Atoms, new: Any) -> None: ...
+
+    atoms = ase.Atoms("Cu")
+    atoms.constraints = [Own()]
+    with pytest.raises(InputInvalid, match="that ASE can write down"):
+        Structure(atoms)
 
 
 @given(
