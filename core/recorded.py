@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import pickle
+import pkgutil
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -62,9 +63,7 @@ class RecordedRecipes:
         identity = (
             process.process_type,
             str(attributes.get(SHELL_ATTRIBUTE, "")),
-            files.get(function_recipe.SOURCE_FILE, ""),
-            files.get(function_recipe.PICKLE_FILE, ""),
-            files.get(job_recipe.PICKLE_FILE, ""),
+            *(files.get(name, "") for name in _CODE_FILES),
         )
         if identity not in self._made:
             names = [name for name in files if name in _CODE_FILES]
@@ -78,7 +77,12 @@ class RecordedRecipes:
         return self._made[identity]
 
 
-_CODE_FILES = frozenset({function_recipe.SOURCE_FILE, function_recipe.PICKLE_FILE, job_recipe.PICKLE_FILE})
+_CODE_FILES = (
+    function_recipe.SOURCE_FILE,
+    function_recipe.PICKLE_FILE,
+    job_recipe.SOURCE_FILE,
+    job_recipe.PICKLE_FILE,
+)
 
 
 def _make(process: Claimed, files: Mapping[str, bytes]) -> Recipe:
@@ -88,15 +92,15 @@ def _make(process: Claimed, files: Mapping[str, bytes]) -> Recipe:
     if "function_name" in attributes:
         if function_recipe.PICKLE_FILE not in files:
             namespace, name = attributes["function_namespace"], attributes["function_name"]
-            _check_source(_imported(namespace, name), files, f"{namespace}.{name}")
+            source = files.get(function_recipe.SOURCE_FILE)
+            _check_source(_imported(f"{namespace}:{name}"), source, f"{namespace}.{name}")
         return FunctionRecipe.from_record(attributes, files)
     if job_recipe.PICKLE_FILE in files:
         # Our own pickle, from our own repository: as far to be trusted as the profile itself.
         job_class = pickle.loads(files[job_recipe.PICKLE_FILE])  # noqa: S301
     else:
-        module, _, name = process.process_type.rpartition(".")
-        job_class = _imported(module, name)
-        _check_source(job_class, files, process.process_type)
+        job_class = _imported(process.process_type)
+        _check_source(job_class, files.get(job_recipe.SOURCE_FILE), process.process_type)
     if not (isinstance(job_class, type) and issubclass(job_class, CalcJob)):
         raise CodeChanged(f"{process.process_type} is no CalcJob any more")
     recipe = JobRecipe(job_class)
@@ -104,20 +108,19 @@ def _make(process: Claimed, files: Mapping[str, bytes]) -> Recipe:
     return recipe
 
 
-def _imported(module: str, name: str) -> object:
+def _imported(name: str) -> object:
+    """What a dotted name, with or without a colon behind its module, stands for."""
     try:
-        value: object = importlib.import_module(module)
-        for part in name.split("."):
-            value = getattr(value, part)
-    except (ImportError, AttributeError) as error:
-        raise CodeChanged(f"{module}.{name} cannot be imported here: {error}") from error
+        value = pkgutil.resolve_name(name)
+    except Exception as error:  # whatever a module that is being worked on raises
+        shown = name.replace(":", ".")
+        raise CodeChanged(f"{shown} cannot be imported here: {type(error).__name__}: {error}") from error
     return getattr(value, "__wrapped__", value)
 
 
-def _check_source(code: object, files: Mapping[str, bytes], name: str) -> None:
+def _check_source(code: object, recorded: bytes | None, name: str) -> None:
     """Running other code under the recorded name would make the record a lie."""
-    recorded = files.get(function_recipe.SOURCE_FILE)
-    if recorded is not None and source_of(code).encode("utf-8", "replace") != recorded:
+    if recorded is not None and textwrap.dedent(source_of(code)).encode("utf-8", "replace") != recorded:
         raise CodeChanged(f"the source of {name} has changed since this call was recorded: map it again")
 
 
