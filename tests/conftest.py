@@ -33,6 +33,9 @@ def postgres_home() -> Iterator[Path]:
             profile.close()
             yield home
     assert stop_server(home / "postgres", force=True)
+    data = home / "postgres" / "data"
+    if data.is_symlink():  # root without namespaces
+        shutil.rmtree(data.readlink().parent)
     shutil.rmtree(home)
 
 
