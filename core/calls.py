@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import inf, prod
+from math import prod
 from typing import Any
 
 from grange.core.data.convert import plain, to_data
@@ -13,6 +13,7 @@ from grange.core.errors import InputInvalid
 from grange.core.node import Data
 from grange.core.port import Port, flatten, is_namespace, port_of
 from grange.core.recipe import Recipe
+from grange.core.resources import attributes_of_resources, checked_resources
 from grange.farm.task import Resources
 
 
@@ -70,6 +71,9 @@ class Calls:
     ) -> None:
         self.recipe = recipe
         self.resources = checked_resources(resources, recipe.label)
+        self.attributes: Mapping[str, Any] = recipe.attributes
+        if kept := attributes_of_resources(self.resources):
+            self.attributes = {**self.attributes, **kept}
         self.cache = cache
         self._ports = {name: port_of(recipe.ports, name, recipe.label) for name in inputs}
         recipe.ports.require(inputs, recipe.label)
@@ -170,23 +174,6 @@ class Calls:
         port = self._ports[name]
         where = f"{self.recipe.label}: {name}" if place is None else f"{self.recipe.label}: {name}[{place}]"
         return make_argument(port, name, value, where)
-
-
-def checked_resources(resources: object, where: str) -> Resources:
-    """Resources that a task can ask for.
-
-    Errors: InputInvalid.
-    """
-    if not isinstance(resources, Resources):
-        raise InputInvalid(
-            f"{where}: resources", resources, "gr.Resources(cpus=…, memory_mb=…, walltime_s=…)"
-        )
-    if type(resources.cpus) is not int or resources.cpus < 1:
-        raise InputInvalid(f"{where}: cpus", resources.cpus, "an int from 1 on")
-    for name, limit in (("memory_mb", resources.memory_mb), ("walltime_s", resources.walltime_s)):
-        if limit is not None and (type(limit) not in (int, float) or not 0 < limit < inf):
-            raise InputInvalid(f"{where}: {name}", limit, "a number above 0, or None for no limit")
-    return resources
 
 
 def make_argument(port: Port, name: str, value: object, where: str) -> Argument:

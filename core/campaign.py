@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from grange.core import group
 from grange.core import process as rows
 from grange.core.calcjob import CalcJob
-from grange.core.calls import Calls, Fixed, checked_resources
+from grange.core.calls import Calls, Fixed
 from grange.core.engine import CampaignRun, Progress
 from grange.core.errors import InputInvalid, NotFound
 from grange.core.executors import open_executor
@@ -24,6 +24,7 @@ from grange.core.profile import Profile
 from grange.core.progress_bar import progress_bar
 from grange.core.recipe import Recipe
 from grange.core.recording import record_calls
+from grange.core.resources import checked_resources
 from grange.core.shell_job import ShellJob, ShellRecipe
 from grange.core.transition import State
 from grange.core.worker import lock_campaign, unlock_campaign
@@ -143,18 +144,20 @@ class Campaign:
         *,
         progress: bool | Callable[[Progress], None] = True,
         executor: str | Executor = "local",
-        resources: Resources = Resources(),  # noqa: B008 – frozen
+        resources: Resources | None = None,
     ) -> Progress:
         """Run what is mapped and what earlier runs have left, until all of it has ended.
 
         progress: a bar on standard error, or a function that is told how far it is.
         executor: "local" (runner processes on this machine), "hyperqueue", or an Executor.
-        resources: for what earlier runs have left; mapped calls have their own.
+        resources: for what earlier runs have left and this script does not map, in place of those that
+        were recorded with it.
 
         Errors: CampaignBusy when another process runs it; CampaignInterrupted (a KeyboardInterrupt) on
         Ctrl-C, after what was done is recorded; TaskRefused when the machine has not the resources.
         """
-        checked_resources(resources, "run")
+        if resources is not None:
+            checked_resources(resources, "run")
         with (
             self._locked(),
             open_executor(self.profile, self.id, executor) as runner,

@@ -36,12 +36,17 @@ POLL_S = 0.25
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run is. reused: answered by the record or the cache, without computing."""
+    """How far a run is.
+
+    reused: answered by the record or the cache, without computing. paused: left by earlier runs and set
+    aside, because their code is not what was recorded; not part of the total.
+    """
 
     total: int = 0
     done: int = 0
     failed: int = 0
     reused: int = 0
+    paused: int = 0
     started_at: float = field(default_factory=time.monotonic)
 
     @property
@@ -57,6 +62,7 @@ class Progress:
 class CampaignRun:
     """One run of a campaign by this process, which holds the campaign's lock.
 
+    resources: for what earlier runs have left and no map goes on with; None: what was recorded with it.
     places: for each map, the process that answers each of its calls (0: not recorded yet).
     """
 
@@ -66,7 +72,7 @@ class CampaignRun:
         campaign_id: int,
         maps: Sequence[Calls],
         executor: Executor,
-        resources: Resources,
+        resources: Resources | None,
         listener: Callable[[Progress], None],
     ) -> None:
         self.profile = profile
@@ -81,8 +87,8 @@ class CampaignRun:
         # without a map of our own, what is there to do is what an earlier run has left
         self._calls_each = 0 if maps else 1
         self._slices = self._all_slices()
+        self._mapping = True
         self._exhausted = False
-        self._unclaimed = True
         self._open: dict[str, Opened] = {}
         self._recipes = RecordedRecipes(profile)
         self._intake = Intake(profile)
@@ -129,10 +135,10 @@ class CampaignRun:
 
     def _fill(self) -> None:
         while not self._exhausted and not self.stopping and len(self._open) < self._window():
-            if self._unclaimed:
-                self._claim()
-            else:
+            if self._mapping:
                 self._record_slice()
+            else:
+                self._claim()
             if self.executor.outstanding <= len(self._open) // 2:
                 break  # results are waiting: take them in before preparing more
             self.listener(self.progress)
@@ -157,7 +163,7 @@ class CampaignRun:
     def _record_slice(self) -> None:
         following = next(self._slices, None)
         if following is None:
-            self._exhausted = True
+            self._mapping = False
             return
         number, _, slice_ = following
         self._slice_size = min(LARGEST_SLICE, self._slice_size * 2)
@@ -210,10 +216,11 @@ class CampaignRun:
             groups = self._recipes.group(cursor, claimed)
             values = load_values(self.profile, cursor, claimed)
         if not claimed:
-            self._unclaimed = False
+            self._exhausted = True
             return
         refused = []
-        for recipe, processes in groups:
+        running = 0
+        for recipe, resources, processes in groups:
             to_run = []
             for process in processes:
                 given = values[process.node_id]
@@ -222,9 +229,14 @@ class CampaignRun:
                     refused.append(rows.End.excepted(process.node_id, process.attempt, draft))
                 else:
                     to_run.append(ToRun(process.node_id, process.attempt, draft, given, self._calls_each))
-            self._submit(recipe, self.resources, to_run)
+            running += len(processes)
+            self._submit(recipe, self.resources or resources, to_run)
         with self.profile.transaction() as cursor:
             rows.end(cursor, refused)
+        self.progress.paused += len(claimed) - running
+        self.progress.total -= self._calls_each * (len(claimed) - running)
+        self.progress.done += self._calls_each * len(refused)
+        self.progress.failed += self._calls_each * len(refused)
 
     # -- what comes back -------------------------------------------------------------------------
 

@@ -14,6 +14,9 @@ import pickle
 import types
 from collections.abc import Iterator
 
+#: Lists of these alone, however long, are one text.
+_PLAIN = frozenset({int, float, str, bool, bytes, type(None)})
+
 
 def fingerprint(code: object) -> bytes:
     """The SHA-256 (32 bytes) of a function or class.
@@ -68,7 +71,7 @@ def _parts(value: object, home: str | None, seen: set[int]) -> Iterator[str]:
         for key in sorted(value, key=_value_part):
             yield from _parts(key, home, seen)
             yield from _parts(value[key], home, seen)
-    elif isinstance(value, list | tuple):
+    elif isinstance(value, list | tuple) and not all(type(item) in _PLAIN for item in value):
         yield f"{type(value).__name__} {len(value)}"
         for item in value:
             yield from _parts(item, home, seen)

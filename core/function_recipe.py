@@ -45,6 +45,7 @@ class FunctionRecipe:
             "function_name": shipped.qualname,
             "function_namespace": shipped.module,
             "function_path": shipped.path,
+            "fingerprint": code_hash.hex(),
         }
         files = {}
         if shipped.source:
@@ -70,7 +71,7 @@ class FunctionRecipe:
             pickle=files.get(PICKLE_FILE),
             source=files.get(SOURCE_FILE, b"").decode("utf-8", "replace"),
         )
-        return cls(shipped, Ports.anything(), b"")
+        return cls(shipped, Ports.anything(), bytes.fromhex(attributes["fingerprint"]))
 
     def draft(self, values: Mapping[str, object]) -> Draft:
         return Draft(values)

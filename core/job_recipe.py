@@ -52,9 +52,13 @@ class JobRecipe:
                 f"{self.label}: Outputs", RETRIEVED, f"another name: {RETRIEVED!r} is the folder of all files"
             )
         self.fingerprint = fingerprint(job_class)
-        self.attributes: Mapping[str, Any] = {"process_label": self.label}
         files = {}
         shipped = ship(job_class)
+        self.attributes: Mapping[str, Any] = {
+            "process_label": self.label,
+            "class_path": shipped.path,
+            "fingerprint": self.fingerprint.hex(),
+        }
         if shipped.source:
             files[SOURCE_FILE] = shipped.source.encode("utf-8", "replace")
         if shipped.pickle is not None:

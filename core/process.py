@@ -215,6 +215,35 @@ def claim_unfinished(cursor: Any, campaign_id: int, worker_id: int, limit: int) 
     return _with_inputs(cursor, [Claimed(*row) for row in cursor.fetchall()])
 
 
+def claim(cursor: Any, ids: Collection[int], worker_id: int) -> dict[int, int]:
+    """Take over these unfinished processes, paused ones too, as a new attempt of this worker.
+
+    The caller holds the campaign's lock. Returns id → attempt; those of this worker are left alone.
+    """
+    if not ids:
+        return {}
+    cursor.execute(
+        """
+        UPDATE process SET attempt = attempt + 1, worker_id = %(worker)s, state = 'waiting',
+            paused = false, exit_message = NULL
+        WHERE node_id = ANY(%(ids)s) AND state IN ('created', 'waiting', 'running')
+          AND worker_id IS DISTINCT FROM %(worker)s
+        RETURNING node_id, attempt
+        """,
+        {"worker": worker_id, "ids": list(ids)},
+    )
+    return dict(cursor.fetchall())
+
+
+def play(cursor: Any, ids: Collection[int]) -> None:
+    """Let paused processes be run again."""
+    if ids:
+        cursor.execute(
+            "UPDATE process SET paused = false, exit_message = NULL WHERE node_id = ANY(%s) AND paused",
+            (list(ids),),
+        )
+
+
 def find_open(cursor: Any, ids: Collection[int]) -> list[Claimed]:
     """Those of these processes that have not ended, as they are."""
     cursor.execute(

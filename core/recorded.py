@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import pkgutil
+import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from grange.core import function_recipe, job_recipe
 from grange.core.calcjob import CalcJob
 from grange.core.data.convert import plain
-from grange.core.fingerprint import source_of
+from grange.core.fingerprint import fingerprint, source_of
 from grange.core.function_recipe import FunctionRecipe
 from grange.core.graph import load
 from grange.core.intake import Opened
@@ -21,7 +22,9 @@ from grange.core.port import unflatten
 from grange.core.process import Claimed, pause
 from grange.core.profile import Profile
 from grange.core.recipe import Recipe
+from grange.core.resources import resources_of_attributes
 from grange.core.shell_job import SHELL_ATTRIBUTE, ShellJob, ShellRecipe
+from grange.farm.task import Resources
 from grange.repository import Key
 
 
@@ -36,33 +39,44 @@ class RecordedRecipes:
         self._profile = profile
         self._made: dict[tuple[str, ...], Recipe | CodeChanged] = {}
 
-    def group(self, cursor: Any, claimed: Sequence[Claimed]) -> list[tuple[Recipe, list[Claimed]]]:
-        """Processes by recipe. Those whose code has changed are paused, with the reason."""
-        groups: dict[int, tuple[Recipe, list[Claimed]]] = {}
+    def group(
+        self, cursor: Any, claimed: Sequence[Claimed], *, to_run: bool = True
+    ) -> list[tuple[Recipe, Resources, list[Claimed]]]:
+        """Processes by recipe and recorded resources.
+
+        Those whose code cannot be had any more are paused, with the reason. to_run: false for processes
+        that have run: what a function returned says what it means without the function.
+        """
+        groups: dict[tuple[int, Resources], tuple[Recipe, Resources, list[Claimed]]] = {}
+        changed: dict[str, list[int]] = {}
         for process in claimed:
-            recipe = self._recipe(cursor, process)
+            recipe = self._recipe(cursor, process, to_run)
             if isinstance(recipe, CodeChanged):
-                pause(cursor, [process.node_id], str(recipe))
+                changed.setdefault(str(recipe), []).append(process.node_id)
                 continue
-            groups.setdefault(id(recipe), (recipe, []))[1].append(process)
+            resources = resources_of_attributes(process.attributes)
+            groups.setdefault((id(recipe), resources), (recipe, resources, []))[2].append(process)
+        for reason, ids in changed.items():
+            pause(cursor, ids, reason)
         return list(groups.values())
 
     def open(self, cursor: Any, claimed: Sequence[Claimed]) -> dict[str, Opened]:
         """Processes that results have come for, with all that makes sense of these."""
-        groups = self.group(cursor, claimed)
+        groups = self.group(cursor, claimed, to_run=False)
         values = load_values(self._profile, cursor, claimed)
         return {
             str(process.node_id): Opened(process.node_id, process.attempt, recipe, values[process.node_id], 0)
-            for recipe, processes in groups
+            for recipe, _, processes in groups
             for process in processes
         }
 
-    def _recipe(self, cursor: Any, process: Claimed) -> Recipe | CodeChanged:
+    def _recipe(self, cursor: Any, process: Claimed, to_run: bool) -> Recipe | CodeChanged:
         files = file_keys(process.repository_metadata)
         attributes = process.attributes
         identity = (
             process.process_type,
-            str(attributes.get(SHELL_ATTRIBUTE, "")),
+            str(attributes.get(SHELL_ATTRIBUTE) or attributes.get("fingerprint")),
+            str(to_run),
             *(files.get(name, "") for name in _CODE_FILES),
         )
         if identity not in self._made:
@@ -71,7 +85,7 @@ class RecordedRecipes:
                 [files[name] for name in names], self._profile.index(cursor)
             )
             try:
-                self._made[identity] = _make(process, dict(zip(names, contents, strict=True)))
+                self._made[identity] = _make(process, dict(zip(names, contents, strict=True)), to_run)
             except CodeChanged as changed:
                 self._made[identity] = changed
         return self._made[identity]
@@ -85,31 +99,50 @@ _CODE_FILES = (
 )
 
 
-def _make(process: Claimed, files: Mapping[str, bytes]) -> Recipe:
+def _make(process: Claimed, files: Mapping[str, bytes], to_run: bool) -> Recipe:
+    """Errors: CodeChanged."""
     attributes = process.attributes
     if SHELL_ATTRIBUTE in attributes:
         return ShellRecipe(ShellJob.from_record(attributes[SHELL_ATTRIBUTE]))
     if "function_name" in attributes:
-        if function_recipe.PICKLE_FILE not in files:
-            namespace, name = attributes["function_namespace"], attributes["function_name"]
-            source = files.get(function_recipe.SOURCE_FILE)
-            _check_source(_imported(f"{namespace}:{name}"), source, f"{namespace}.{name}")
+        if to_run and function_recipe.PICKLE_FILE not in files:
+            name = f"{attributes['function_namespace']}:{attributes['function_name']}"
+            function = _imported(name, attributes["function_path"])
+            _check_unchanged(function, attributes, files.get(function_recipe.SOURCE_FILE), name)
         return FunctionRecipe.from_record(attributes, files)
+    name, path = process.process_type, attributes["class_path"]
     if job_recipe.PICKLE_FILE in files:
-        # Our own pickle, from our own repository: as far to be trusted as the profile itself.
-        job_class = pickle.loads(files[job_recipe.PICKLE_FILE])  # noqa: S301
+        job_class = _unpickled(files[job_recipe.PICKLE_FILE], path, name)
     else:
-        job_class = _imported(process.process_type)
-        _check_source(job_class, files.get(job_recipe.SOURCE_FILE), process.process_type)
+        job_class = _imported(name, path)
+        _check_unchanged(job_class, attributes, files.get(job_recipe.SOURCE_FILE), name)
     if not (isinstance(job_class, type) and issubclass(job_class, CalcJob)):
-        raise CodeChanged(f"{process.process_type} is no CalcJob any more")
+        raise CodeChanged(f"{name} is no CalcJob any more")
     recipe = JobRecipe(job_class)
     recipe.files = files
     return recipe
 
 
-def _imported(name: str) -> object:
+def _let_import_from(path: str) -> None:
+    """Let modules that lay beside the script be found; what is found already stays what it is."""
+    if path and path not in sys.path:
+        sys.path.append(path)
+
+
+def _unpickled(content: bytes, path: str, name: str) -> object:
+    _let_import_from(path)
+    try:
+        # Our own pickle, from our own repository: as far to be trusted as the profile itself.
+        return pickle.loads(content)  # noqa: S301
+    except Exception as error:  # a module that it needs is gone, or another one
+        raise CodeChanged(
+            f"{name} cannot be made again from the record: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _imported(name: str, path: str) -> object:
     """What a dotted name, with or without a colon behind its module, stands for."""
+    _let_import_from(path)
     try:
         value = pkgutil.resolve_name(name)
     except Exception as error:  # whatever a module that is being worked on raises
@@ -118,10 +151,17 @@ def _imported(name: str) -> object:
     return getattr(value, "__wrapped__", value)
 
 
-def _check_source(code: object, recorded: bytes | None, name: str) -> None:
-    """Running other code under the recorded name would make the record a lie."""
-    if recorded is not None and textwrap.dedent(source_of(code)).encode("utf-8", "replace") != recorded:
-        raise CodeChanged(f"the source of {name} has changed since this call was recorded: map it again")
+def _check_unchanged(code: object, attributes: Mapping[str, Any], source: bytes | None, name: str) -> None:
+    """Running other code under the recorded name would make the record a lie.
+
+    Errors: CodeChanged.
+    """
+    if fingerprint(code).hex() == attributes["fingerprint"]:
+        return
+    now = textwrap.dedent(source_of(code)).encode("utf-8", "replace")
+    what = "the source of" if now != (source or b"") else "something that is used by"
+    shown = name.replace(":", ".")
+    raise CodeChanged(f"{what} {shown} has changed since this call was recorded: map it again")
 
 
 def file_keys(repository_metadata: Mapping[str, Any], folder: str = "") -> dict[str, Key]:

@@ -36,7 +36,7 @@ class Recorded:
     """What recording a slice of calls came to.
 
     places: the process that answers each call, in order. awaited: process → how many of the calls it
-    answers, for those that an earlier slice or run has recorded and that have not ended.
+    answers, for those that an earlier slice has recorded and that have not ended.
     """
 
     places: list[int]
@@ -136,14 +136,46 @@ def _record(
         new_rows.append(new)
     rows.insert(cursor, new_rows)
     clone_outputs(cursor, clones, user_id=profile.user_id)
+    unfinished: dict[int, Call] = {}
     for key, found in known.items():
         if found.state in ENDED:
             recorded.answered += times[key]
             recorded.failed += times[key] if found.state is not State.FINISHED or found.exit_status else 0
         else:
-            recorded.awaited[found.node_id] = times[key]
+            unfinished[found.node_id] = first_of[key]
+    if submit:
+        _take_over(cursor, recipe, unfinished, profile.worker_id, times, recorded)
+    else:
+        rows.play(cursor, unfinished)
     recorded.places = [answers[call.key] for call in slice_]
     return recorded
+
+
+def _take_over(
+    cursor: Any,
+    recipe: Recipe,
+    unfinished: Mapping[int, Call],
+    worker_id: int,
+    times: Mapping[bytes, int],
+    recorded: Recorded,
+) -> None:
+    """Go on with calls that an earlier run has left, with the code and resources of this map."""
+    claimed = rows.claim(cursor, unfinished, worker_id)
+    refused = []
+    for process_id, call in unfinished.items():
+        attempt, count = claimed.get(process_id), times[call.key]
+        if attempt is None:
+            recorded.awaited[process_id] = count
+            continue
+        values = call.values()
+        draft = draft_or_reason(recipe, values)
+        if isinstance(draft, Draft):
+            recorded.to_run.append(ToRun(process_id, attempt, draft, values, count))
+        else:
+            refused.append(rows.End.excepted(process_id, attempt, draft))
+            recorded.answered += count
+            recorded.failed += count
+    rows.end(cursor, refused)
 
 
 def draft_or_reason(recipe: Recipe, values: Mapping[str, object]) -> Draft | str:
@@ -195,7 +227,7 @@ def _nodes_and_links(
     nodes: list[Node] = []
     links: list[Link] = []
     for call, draft in zip(fresh, drafts, strict=True):
-        attributes, files = recipe.attributes, recipe.files
+        attributes, files = calls.attributes, recipe.files
         if isinstance(draft, Draft) and (draft.attributes or draft.files):
             attributes = {**attributes, **draft.attributes}
             files = {**files, **draft.files}
