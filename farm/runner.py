@@ -47,6 +47,8 @@ CANCEL_PATIENCE_S = 5.0
 DEATHS = 3
 #: Larger files are streamed into the pack, never held whole in memory.
 WHOLE_FILE = 1 << 20
+#: From this size on a streamed file gets a header with 64-bit sizes, before its stored size is known.
+WIDE = 1 << 31
 #: A part result of this size is handed over at once.
 PACK_BYTES = 32 << 20
 MIB = 1 << 20
@@ -127,7 +129,7 @@ class ZipWriter:
         """
         self._flush()
         start = self.offset
-        extra = 20 if size >= 1 << 31 else 0
+        extra = 20 if size >= WIDE else 0
         body = start + LOCAL_HEADER.size + 64 + extra
         digest, crc, length, position = hashlib.sha256(), 0, 0, body
         squeeze = None
@@ -279,7 +281,7 @@ class ZipReader:
         try:
             for name, method, stored, size, start in self._entries():
                 self._members[name] = (method, stored, size, start)
-        except (struct.error, UnicodeDecodeError) as problem:
+        except (struct.error, ValueError) as problem:
             os.close(self._fd)
             raise ValueError("%s is not a pack: %s" % (path, problem)) from problem
         except BaseException:
@@ -322,7 +324,7 @@ class ZipReader:
         tail = os.pread(self._fd, END.size, max(0, length - END.size))
         fields = END.unpack(tail)
         if fields[0] != b"PK\5\6":
-            raise ValueError("no end record: not a complete pack")
+            raise ValueError("it has no end record")
         count, size, start = fields[4], fields[5], fields[6]
         if count == 0xFFFF or size == 0xFFFFFFFF or start == 0xFFFFFFFF:
             locator = os.pread(self._fd, LOCATOR64.size, length - END.size - LOCATOR64.size)
@@ -378,6 +380,7 @@ class Results:
             self.idle()
             self._save()
         self._number = 1 + self._settle()
+        self._suspect = self.running()
 
     def _settle(self) -> int:
         """Finish what an earlier life of this chunk left; returns the number of the last pack."""
@@ -402,7 +405,12 @@ class Results:
 
     def begin(self, index: int) -> None:
         """Mark a task as running, so that whoever comes after a crash knows it."""
-        self._mark(index, self._marks[1] + 1 if self._marks[0] == index else 1)
+        if self._suspect is not None and self._suspect[0] == index:
+            # What was done again because of it need not be done a third time.
+            self.flush()
+            self._mark(index, self._suspect[1] + 1)
+        else:
+            self._mark(index, 1)
 
     def idle(self) -> None:
         """Mark that no task is running: it was ended, and is not to blame for that."""
@@ -2141,7 +2149,7 @@ def run(folder: str) -> int:
         if death in (EXIT_UNWRITABLE, 128 + signal.SIGTERM):
             return death
         unproductive = 0 if packs_in(folder) > before else unproductive + 1
-        if unproductive >= DEATHS:
+        if unproductive > DEATHS:
             return 1
 
 

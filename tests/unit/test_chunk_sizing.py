@@ -1,0 +1,90 @@
+"""Chunks bury their start-up cost, and shrink towards the end of the queue."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from grange.farm.chunk import CLUSTER, Estimate, Sizing, chunk_size, chunk_sizes
+
+SIZING = Sizing(target_s=1.0, start_s=0.005, first=8, most=4000)
+
+queued = st.integers(0, 100_000)
+slots = st.integers(1, 500)
+durations = st.none() | st.floats(0, 1e5)
+sizings = st.sampled_from([SIZING, CLUSTER, Sizing()])
+
+
+@settings(deadline=None, max_examples=60)
+@given(queued, slots, durations, sizings)
+def test_a_chunk_holds_some_of_the_queue(
+    queued: int, slots: int, task_s: float | None, sizing: Sizing
+) -> None:
+    size = chunk_size(queued, slots, task_s, sizing)
+    assert 0 <= size <= min(queued, sizing.most)
+    assert (size == 0) == (queued == 0)
+
+
+@settings(deadline=None, max_examples=60)
+@given(queued, slots, durations, sizings)
+def test_a_batch_is_cut_without_rest(queued: int, slots: int, task_s: float | None, sizing: Sizing) -> None:
+    sizes = chunk_sizes(queued, slots, task_s, sizing)
+    assert sum(sizes) == queued
+    assert all(sizes)
+
+
+@pytest.mark.parametrize(
+    ("queued", "slots", "task_s", "expected"),
+    [
+        (10_000, 2, None, 8),  # nothing is known: something soon
+        (4, 2, None, 1),  # and never more than half of a slot's share
+        (10_000, 2, 0.001, 1000),  # a second of work
+        (10_000, 2, 0.01, 100),
+        (10_000, 2, 10.0, 1),  # long tasks go one by one
+        (10_000_000, 2, 1e-6, 4000),  # bounded all the same
+        (40, 2, 0.02, 10),  # towards the end: half of a slot's share
+        (8, 2, 0.02, 3),  # but not so short that starting them costs more than a tenth
+        (1, 2, 0.001, 1),
+    ],
+)
+def test_sizes(queued: int, slots: int, task_s: float | None, expected: int) -> None:
+    assert chunk_size(queued, slots, task_s, SIZING) == expected
+
+
+def test_chunks_shrink_towards_the_end() -> None:
+    left, sizes = 5000, []
+    while left:
+        sizes.append(chunk_size(left, 2, 0.001, SIZING))
+        left -= sizes[-1]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] <= 50
+
+
+@settings(deadline=None)
+@given(st.integers(2, 64), st.integers(100, 3000), st.floats(0.002, 0.5))
+def test_slots_end_together(slots: int, count: int, task_s: float) -> None:
+    """Greedy slots, equal tasks: the last ends less than the shortest chunk after the first."""
+    ends = [0.0] * slots
+    left = count
+    while left:
+        size = chunk_size(left, slots, task_s, SIZING)
+        left -= size
+        ends.sort()
+        ends[0] += size * task_s
+    assert max(ends) - min(ends) <= 0.05 + task_s + 1e-9
+
+
+def test_a_batch_that_nothing_is_known_of() -> None:
+    sizes = chunk_sizes(5000, 2, None, SIZING)
+    assert sizes[:2] == [8, 8]
+    assert len(sizes) < 40
+
+
+def test_estimates_follow_what_is_measured() -> None:
+    estimate = Estimate().after(10, 1.0)
+    assert estimate.task_s == pytest.approx(0.1)
+    assert estimate.after(0, 5.0) == estimate
+    later = estimate.after(10, 3.0)
+    assert later.task_s == pytest.approx(0.2)
+    assert later.after(10, 3.0).task_s == pytest.approx(0.25)
