@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -26,24 +27,37 @@ def progress_bar(title: str) -> Iterator[Callable[[Progress], None]]:
         lines.end()
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn
+    from rich.markup import escape
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn
     from rich.progress import Progress as Bar
 
+    console = Console(stderr=True)
     with Bar(
         SpinnerColumn(),
         TextColumn("[bold]{task.description}"),
         BarColumn(bar_width=None),
-        MofNCompleteColumn(),
         TextColumn("{task.fields[said]}"),
-        console=Console(stderr=True),
+        console=console,
         refresh_per_second=8,
     ) as bar:
-        task = bar.add_task(title, total=None, said="")
+        console.show_cursor(True)  # who is killed could not bring it back
+        task = bar.add_task(escape(title), total=None, said="starting")
 
         def show(progress: Progress) -> None:
-            bar.update(task, total=progress.total, completed=progress.done, said=_said(progress))
+            console.width = _width()
+            said = f"{progress.done:,} of {progress.total:,}  {_said(progress)}"
+            bar.update(task, total=progress.total, completed=progress.done, said=said)
 
         yield show
+
+
+def _width() -> int:
+    """The columns of the terminal, less those that ^C takes: else it breaks the line of the bar in two."""
+    try:
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):
+        columns = 80
+    return max(columns - 3, 20)
 
 
 def _said(progress: Progress) -> str:
@@ -51,7 +65,7 @@ def _said(progress: Progress) -> str:
     if progress.computed:
         parts.append(f"{progress.rate:,.0f}/s" if progress.rate >= 10 else f"{progress.rate:.1f}/s")
         if progress.done < progress.total:
-            parts.append(f"{duration((progress.total - progress.done) / progress.rate)} left")
+            parts.append(f"{_whole((progress.total - progress.done) / progress.rate)} left")
     if progress.done >= progress.total:
         parts.append(f"in {duration(time.monotonic() - progress.started_at)}")
     if progress.reused:
@@ -59,6 +73,11 @@ def _said(progress: Progress) -> str:
     if progress.failed:
         parts.append(f"{progress.failed:,} failed")
     return ", ".join(parts)
+
+
+def _whole(seconds: float) -> str:
+    """An estimate: without the tenths, which only flicker."""
+    return f"{max(round(seconds), 1)} s" if seconds < 10 else duration(seconds)
 
 
 def duration(seconds: float) -> str:

@@ -22,6 +22,7 @@ import pandas as pd
 from alloy_tables import print_metals, print_pairs, tabulate
 from ase import Atoms
 from ase.data import atomic_numbers, reference_states
+from hints import print_commands
 
 import grange as gr
 
@@ -114,17 +115,24 @@ def main() -> int:
     energies = gr.Campaign(
         "alloy-energies", profile, description="EMT energies of fcc metals and their alloys"
     )
-    energies.map(emt_energy, structure=[c.structure() for c in found], strain=strains, product=True)
+    energies.map(
+        emt_energy,
+        structure=[c.structure() for c in found],
+        strain=strains,
+        product=True,
+        labels=[name for name in names for _ in strains],
+    )
     energies.run()
 
     # The fits take the stored nodes, not their values: so each fit knows the calculations that it rests on.
     points = energies.results(nodes=True).assign(compound=np.repeat(names, len(strains)))
-    curves = [curve for _, curve in points[points["exit_status"] == 0].groupby("compound", sort=False)]
+    curves = dict(list(points[points["exit_status"] == 0].groupby("compound", sort=False)))
     fits = gr.Campaign("alloy-fits", profile, description="Birch-Murnaghan fits to alloy-energies")
     fits.map(
         birch_murnaghan,
-        volumes=[list(curve["volume"]) for curve in curves],
-        energies=[list(curve["energy"]) for curve in curves],
+        volumes=[list(curve["volume"]) for curve in curves.values()],
+        energies=[list(curve["energy"]) for curve in curves.values()],
+        labels=list(curves),
     )
     fits.run()
 
@@ -136,8 +144,12 @@ def main() -> int:
     table = tabulate([(c.name, c.prototype, c.sites) for c in found], fitted)
     report(table, energies.results().assign(compound=points["compound"]), arguments)
     example = fitted["process"].iloc[names.index("".join(arguments.pair))]
-    print(f"\nWhat is behind it:  grange campaign show {energies.name}")
-    print(f"                    grange graph {example} -o origin.svg")
+    name = "".join(arguments.pair)
+    print_commands(
+        arguments.home,
+        f"campaign show {energies.name}",
+        f"graph {example} -o {name}.svg    # where the fit of {name} comes from",
+    )
     return 0
 
 
@@ -183,4 +195,8 @@ def parse_arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt as stopped:
+        print(f"\n{stopped or 'stopped'}", file=sys.stderr)
+        sys.exit(130)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ import pandas as pd
 from ase import Atoms
 from ase.build import molecule
 from ase.collections import g2
+from hints import print_commands
 from molecule_tables import print_table, tabulate
 
 import grange as gr
@@ -109,7 +111,7 @@ def unpaired_electrons(atoms: Atoms, charge: int) -> int:
 def main() -> int:
     arguments = parse_arguments()
     if shutil.which("xtb") is None:
-        print("The program xtb is not there. Get it by: sudo apt-get install xtb", file=sys.stderr)
+        print("This example runs the program xtb, which is not on PATH: apt-get install xtb", file=sys.stderr)
         return 1
     names = arguments.molecules
     structures = [molecule(name) for name in names]
@@ -121,6 +123,7 @@ def main() -> int:
         molecule=structures * 2,
         charge=[0] * len(names) + [1] * len(names),
         unpaired_electrons=[unpaired_electrons(atoms, charge) for charge in (0, 1) for atoms in structures],
+        labels=names + [f"{name}+" for name in names],
         resources=gr.Resources(cpus=1, walltime_s=60),
     )
     campaign.run()
@@ -131,8 +134,12 @@ def main() -> int:
     )
     table = tabulate(names, energies.reindex(index=names, columns=[0, 1]).astype(float))
     report(table, results, arguments.output)
-    print(f"\nWhat is behind it:  grange campaign show {campaign.name}")
-    print(f"                    grange process show {results['process'].iloc[-1]}")
+    last = results["process"].iloc[-1]
+    print_commands(
+        arguments.home,
+        f"campaign show {campaign.name}",
+        f"node cat {last} stdout.txt    # what xtb printed for {names[-1]}+",
+    )
     return 0
 
 
@@ -144,7 +151,8 @@ def report(table: pd.DataFrame, results: pd.DataFrame, folder: Path) -> None:
     failed = results[results["exit_status"] != 0]
     print(f"\n{len(results) - len(failed)} of {len(results)} calculations gave an energy.")
     for row in failed.itertuples():
-        print(f"  {row.name}, charge {row.charge}: exit status {row.exit_status}, {row.exit_message}")
+        said = f"{row.label}: exit status {row.exit_status}, {row.exit_message}"
+        print(textwrap.fill(said, 80, initial_indent="  ", subsequent_indent="    "))
     folder.mkdir(parents=True, exist_ok=True)
     table.to_csv(folder / "ionisation.csv", index=False, float_format="%.6f")
     table.to_parquet(folder / "ionisation.parquet")
@@ -171,4 +179,8 @@ def parse_arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt as stopped:
+        print(f"\n{stopped or 'stopped'}", file=sys.stderr)
+        sys.exit(130)

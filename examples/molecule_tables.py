@@ -21,8 +21,8 @@ WELL_KNOWN = (
 
 SOURCE = (
     "Experiment: NIST Computational Chemistry Comparison and Benchmark Database\n"
-    "(cccbdb.nist.gov), as in ase.data.g2. GFN2-xTB: less the 4.8455 eV that xtb itself\n"
-    "takes off (xtb --vip). In the geometry of the neutral molecule, MP2(full)/6-31G(d)."
+    "(cccbdb.nist.gov), as in ase.data.g2. GFN2-xTB: less the 4.8455 eV that xtb\n"
+    "takes off itself (xtb --vip). Geometry: of the neutral, MP2(full)/6-31G(d)."
 )
 
 
@@ -82,7 +82,7 @@ def print_table(table: pd.DataFrame) -> None:
     off = errors(table)
     if len(off):
         mean, size = off.mean(), off.abs().mean()
-        print(f"\nOff {len(off)} vertical energies by {mean:+.2f} eV in the mean, {size:.2f} eV in size.")
+        print(f"\nError of {len(off)} vertical energies: {mean:+.2f} eV in the mean, {size:.2f} eV in size.")
 
 
 def _number(value: float, form: str = ".2f") -> str:

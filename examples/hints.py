@@ -1,0 +1,27 @@
+"""The command to type next, as it works where the example was started."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+
+def grange_command(home: Path | None) -> str:
+    """`grange`, by its path where that is not on PATH, with the home if it is not the usual one."""
+    installed = Path(sys.executable).with_name("grange")
+    found = shutil.which("grange")
+    program = (
+        "grange" if found and Path(found).resolve() == installed.resolve() else os.path.relpath(installed)
+    )
+    return f"{program} --home {home}" if home else program
+
+
+def print_commands(home: Path | None, *lines: str) -> None:
+    """What to type to see what is behind the results."""
+    print("\nWhat is behind it:")
+    for line in lines:
+        print(f"    {grange_command(home)} {line}")
+    if shutil.which("dot") is None and any(line.startswith("graph") for line in lines):
+        print("Pictures are drawn by Graphviz: apt-get install graphviz")
