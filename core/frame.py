@@ -5,13 +5,15 @@ Two statements read a whole frame: the processes, and their links with the value
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grange.core.data.array import Array
+from grange.core.formula import formula
 from grange.core.graph import load, prefetch
 from grange.core.node import Data
+from grange.core.port import unflatten
 from grange.core.profile import Profile, open_profile
 from grange.core.transition import State
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Data that is no result by itself: what was retrieved, and the programs that ran.
 HIDDEN_TYPES = ("data.core.folder.", "data.core.code.")
+#: Columns that tell of the process; an input or output of such a name gets "_in" or "_out" behind it.
+OWN_COLUMNS = frozenset({"process", "label", "state", "exit_status", "exit_message"})
 #: Processes per partition of a lazy frame: about 100 ms of reading, as Dask wants it.
 PARTITION_ROWS = 10_000
 
@@ -105,34 +109,32 @@ def _frame(
     data: dict[str, Any] = {"process": ids}
     if any(row[4] for row in processes):
         data["label"] = [row[4] for row in processes]
-    for label in _ordered(inputs):
-        data[label] = inputs[label]
+    spaces = _closed_namespaces(inputs)
+    for label, column in spaces.items():
+        data[label if label not in OWN_COLUMNS else f"{label}_in"] = column
     for label, column in outputs.items():
-        data[label if label not in data else f"{label}_out"] = column
+        data[label if label not in data and label not in OWN_COLUMNS else f"{label}_out"] = column
     data["state"] = [row[1] for row in processes]
     data["exit_status"] = pandas.array([row[2] for row in processes], dtype="Int64")
     data["exit_message"] = [row[3] for row in processes]
-    return _collapsed(pandas.DataFrame(data), inputs)
+    return pandas.DataFrame(data)
 
 
-def _ordered(inputs: Mapping[str, list[Any]]) -> Iterable[str]:
-    return sorted(inputs, key=lambda label: (label.split("__")[0], len(label), label))
-
-
-def _collapsed(frame: pandas.DataFrame, inputs: Mapping[str, list[Any]]) -> pandas.DataFrame:
-    """Columns of a namespace (points__0, points__1 …) as one column of lists."""
+def _closed_namespaces(columns: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """The columns by port: those of a namespace (points__0, points__1 …) become one, of lists or dicts."""
+    closed: dict[str, list[Any]] = {}
     spaces: dict[str, list[str]] = {}
-    for label in _ordered(inputs):
+    for label in sorted(columns, key=lambda label: (label.split("__")[0], len(label), label)):
         if "__" in label:
             spaces.setdefault(label.split("__")[0], []).append(label)
-    for name, labels in spaces.items():
-        rows = frame[labels].to_numpy(dtype=object).tolist()
-        at = int(frame.columns.get_loc(labels[0]))  # type: ignore[arg-type]
-        frame = frame.drop(columns=labels)
-        frame.insert(
-            min(at, len(frame.columns)), name, [[item for item in row if item is not None] for row in rows]
-        )
-    return frame
+            closed.setdefault(label.split("__")[0], [])
+        else:
+            closed[label] = columns[label]
+    for port, labels in spaces.items():
+        for cells in zip(*(columns[label] for label in labels), strict=True):
+            given = {label: cell for label, cell in zip(labels, cells, strict=True) if cell is not None}
+            closed[port].append(unflatten(given)[port] if given else None)
+    return closed
 
 
 def _nodes(profile: Profile, cursor: Any, ids: Sequence[int]) -> dict[int, Any]:
@@ -166,18 +168,6 @@ def _values(profile: Profile, cursor: Any, ids: Sequence[int]) -> dict[int, Any]
     return cells
 
 
-def _formula(attributes: Mapping[str, Any]) -> str:
-    """Hill's order, as ASE and AiiDA write it: C and H first, the rest by the alphabet."""
-    symbols = {kind["name"]: "".join(kind["symbols"]) for kind in attributes["kinds"]}
-    counts: dict[str, int] = {}
-    for site in attributes["sites"]:
-        symbol = symbols[site["kind_name"]]
-        counts[symbol] = counts.get(symbol, 0) + 1
-    first = ["C", "H"] if "C" in counts else []
-    order = [symbol for symbol in first if symbol in counts] + sorted(set(counts) - set(first))
-    return "".join(f"{symbol}{counts[symbol] if counts[symbol] > 1 else ''}" for symbol in order)
-
-
 _CELLS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "data.core.int.Int.": lambda attributes: attributes["value"],
     "data.core.float.Float.": lambda attributes: float(attributes["value"]),
@@ -185,7 +175,8 @@ _CELLS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "data.core.bool.Bool.": lambda attributes: attributes["value"],
     "data.core.list.List.": lambda attributes: attributes["list"],
     "data.core.dict.Dict.": lambda attributes: attributes,
-    "data.core.structure.StructureData.": _formula,
+    "data.core.structure.StructureData.": formula,
+    "data.core.none.NoneData.": lambda _: None,
     "data.core.singlefile.SinglefileData.": lambda attributes: attributes["filename"],
     "data.core.remote.RemoteData.": lambda attributes: attributes["remote_path"],
 }

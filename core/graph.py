@@ -29,8 +29,6 @@ from grange.repository.repository import Repository
 if TYPE_CHECKING:
     from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
-_LARGEST_ID = 2**63 - 1
-
 # When the transaction began: the ctime and mtime that its nodes get.
 _NOW = "SELECT now()"
 
@@ -50,13 +48,21 @@ FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::jsonb[]) AS new (id, label
 WHERE node.id = new.id RETURNING node.id, node.mtime
 """
 
-# Of each content one data node that is an input of some process of a campaign, of those before some id.
+#: Data that is one node in a campaign however often its script is started; the index node_shared is of these.
+SHARED_TYPES = (
+    "data.core.structure.StructureData.",
+    "data.core.array.ArrayData.",
+    "data.core.singlefile.SinglefileData.",
+    "data.core.code.installed.InstalledCode.",
+    "data.core.code.portable.PortableCode.",
+)
+
+# Of each content one data node that is an input of some process of a campaign.
 _INPUTS = f"""
 SELECT DISTINCT ON (hash) {LOADED} FROM node
-WHERE hash = ANY (%s::bytea[]) AND id IN (
-    SELECT link.source_id FROM process JOIN link
-        ON link.target_id = process.node_id AND link.type IN ('input_calc', 'input_work')
-    WHERE process.campaign_id = %s AND process.node_id < %s)
+WHERE hash = ANY (%s::bytea[]) AND node_type IN {SHARED_TYPES} AND EXISTS (
+    SELECT FROM link JOIN process ON process.node_id = link.target_id
+    WHERE link.source_id = node.id AND link.type IN ('input_calc', 'input_work') AND process.campaign_id = %s)
 ORDER BY hash, id
 """  # noqa: S608
 
@@ -302,22 +308,13 @@ def prefetch(nodes: Iterable[Node]) -> None:
 
 
 def find_inputs(
-    cursor: Cursor,
-    campaign_id: int,
-    hashes: Collection[bytes],
-    reader: Reader | None = None,
-    *,
-    before_id: int = _LARGEST_ID,
+    cursor: Cursor, campaign_id: int, hashes: Collection[bytes], reader: Reader | None = None
 ) -> dict[bytes, Data]:
-    """Data nodes of these contents that are inputs of a campaign's processes, by hash of the content.
-
-    before_id: only processes of smaller ids are looked at. What it costs grows with their number, 0.3 s
-    for 100,000: a run that asks for each of its slices must not go through those that it made itself.
-    """
+    """Data nodes of these contents, of SHARED_TYPES, that are inputs of a campaign's processes; by hash."""
     if not hashes:
         return {}
     with translated():
-        cursor.execute(_INPUTS, (list(hashes), campaign_id, before_id))
+        cursor.execute(_INPUTS, (list(hashes), campaign_id))
         found = [node_of_row(row, reader) for row in cursor.fetchall()]
     return {node.content_hash(): node for node in found if isinstance(node, Data)}
 

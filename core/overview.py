@@ -198,7 +198,7 @@ FROM process p WHERE p.campaign_id = ANY (%(ids)s) AND p.superseded_by IS NULL G
 # The campaigns that have something left to do, found through the index of the unfinished.
 _UNDER_WAY = """
 SELECT DISTINCT campaign_id FROM process
-WHERE state IN ('created', 'waiting', 'running') AND campaign_id IS NOT NULL
+WHERE state IN ('created', 'waiting', 'running') AND campaign_id IS NOT NULL AND NOT paused
 """
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
+
+from grange.core.formula import formula
 
 #: What stands for attributes that were too large to be fetched.
 TOO_LARGE = "(large)"
@@ -53,30 +54,6 @@ def plain(value: object) -> str:
         count = f" … {len(value)} items" if len(value) > 12 else ""
         return "[" + ", ".join(plain(item) for item in value[:12]) + count + "]"
     return str(value)
-
-
-def formula(attributes: Mapping[str, Any]) -> str:
-    """The formula of a structure in Hill's order: carbon, hydrogen, then the alphabet.
-
-    A site that several elements share, or that is partly empty, is written in braces: {Al0.5Ni0.5}.
-    """
-    names = {kind["name"]: _kind_symbol(kind) for kind in attributes.get("kinds", ())}
-    counts = Counter(names.get(site["kind_name"], "?") for site in attributes.get("sites", ()))
-    has_carbon = "C" in counts
-
-    def place(symbol: str) -> tuple[int, str]:
-        return (("C", "H").index(symbol) if has_carbon and symbol in ("C", "H") else 2, symbol)
-
-    return "".join(
-        f"{symbol}{counts[symbol] if counts[symbol] > 1 else ''}" for symbol in sorted(counts, key=place)
-    )
-
-
-def _kind_symbol(kind: Mapping[str, Any]) -> str:
-    symbols, weights = kind.get("symbols", ["?"]), kind.get("weights", [1])
-    if len(symbols) == 1 and weights == [1]:
-        return str(symbols[0])
-    return "{" + "".join(f"{s}{w:g}" for s, w in zip(symbols, weights, strict=False)) + "}"
 
 
 def _value(name: str, attributes: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from grange.core.errors import InputInvalid
+from grange.core.formula import formula
 from grange.core.json_value import checked, checked_text
 from grange.core.node import Data, register
 
@@ -81,12 +82,7 @@ class Structure(Data):
     @property
     def formula(self) -> str:
         """The chemical formula, in Hill's order."""
-        counts: dict[str, int] = {}
-        for symbol in self.symbols:
-            counts[symbol] = counts.get(symbol, 0) + 1
-        first = [symbol for symbol in ("C", "H") if "C" in counts and symbol in counts]
-        order = first + sorted(set(counts) - set(first))
-        return "".join(symbol + (str(counts[symbol]) if counts[symbol] > 1 else "") for symbol in order)
+        return formula(self._attributes)
 
     def __len__(self) -> int:
         return len(self._attributes["sites"])

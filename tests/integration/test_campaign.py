@@ -366,3 +366,49 @@ def test_a_calcfunction_is_recorded_where_it_is_called(profile: Profile) -> None
             ("finished", 0, None),
             ("excepted", None, "ZeroDivisionError: never"),
         ]
+
+
+def test_a_structure_is_one_node_however_often_the_script_is_started(profile: Profile) -> None:
+    ase = pytest.importorskip("ase")
+
+    def sites(atoms: Any, n: int) -> int:
+        return len(atoms) + n
+
+    for count in (3, 6):
+        campaign = gr.Campaign("sites", profile)
+        campaign.map(sites, atoms=[ase.Atoms("Cu") for _ in range(count)], n=range(count))
+        campaign.run(progress=False)
+    with profile.transaction() as cursor:
+        cursor.execute("SELECT count(*) FROM node WHERE node_type = 'data.core.structure.StructureData.'")
+        assert cursor.fetchone() == (1,)
+    assert campaign.results()["result"].tolist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_inputs_named_like_columns_of_the_frame_keep_their_values(profile: Profile) -> None:
+    def f(process: int, state: str) -> dict[str, object]:
+        return {"process": process + 1, "exit_message": state}
+
+    campaign = gr.Campaign("columns", profile)
+    campaign.map(f, process=[1, 2], state="solid")
+    campaign.run(progress=False)
+    frame = campaign.results()
+    assert frame["process_in"].tolist() == [1, 2]
+    assert frame["process_out"].tolist() == [2, 3]
+    assert frame["state_in"].tolist() == ["solid", "solid"]
+    assert frame["state"].tolist() == ["finished", "finished"]
+    assert frame["exit_message_out"].tolist() == ["solid", "solid"]
+
+
+def test_a_namespace_of_a_dict_comes_back_as_one(profile: Profile) -> None:
+    def total(parts: dict) -> float:  # type: ignore[type-arg]
+        return sum(parts["a"]) + parts["b"]
+
+    first = gr.Campaign("numbers", profile)
+    first.map(square, x=[1.0, 2.0, 3.0])
+    first.run(progress=False)
+    one, two, three = first.results(nodes=True)["result"]
+    second = gr.Campaign("totals", profile)
+    second.map(total, {"parts": {"a": [one, two], "b": three}})
+    second.run(progress=False)
+    row = second.results().iloc[0]
+    assert (row["parts"], row["result"]) == ({"a": [1.0, 4.0], "b": 9.0}, 14.0)

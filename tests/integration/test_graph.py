@@ -545,10 +545,12 @@ def test_clones_of_outputs(
     assert found.read_files() == {"out/log": b"fine"}
 
 
-def test_inputs_of_a_campaign_are_found_by_content(
-    profile: Profile, calculation: tuple[list[Data], Node, list[Data]]
-) -> None:
-    inputs, process, outputs = calculation
+def test_structures_and_files_of_a_campaign_are_found_by_content(profile: Profile) -> None:
+    inputs = [SingleFile(b"text", "a.txt"), InstalledCode("/bin/true"), Int(3)]
+    process = CalcFunctionNode()
+    output = SingleFile(b"other", "b.txt")
+    links = [Link(node, process, LinkType.INPUT_CALC, f"x{place}") for place, node in enumerate(inputs)]
+    store(profile, [*inputs, process, output], [*links, Link(process, output, LinkType.CREATE, "y")])
     user_id = profile.user_id
     with profile.transaction() as cursor:
         campaign = group.create(cursor, "mine", user_id=user_id, type_string="campaign")
@@ -556,12 +558,11 @@ def test_inputs_of_a_campaign_are_found_by_content(
             "INSERT INTO process (node_id, campaign_id, label) VALUES (%s, %s, 'f')",
             (process.id, campaign.id),
         )
-        wanted = {node.content_hash(): node.id for node in [*inputs, *outputs]}
+        wanted = {node.content_hash(): node.id for node in [*inputs, output]}
         found = graph.find_inputs(cursor, campaign.id, wanted.keys())
         assert {content: node.id for content, node in found.items()} == {
-            node.content_hash(): node.id for node in inputs
+            node.content_hash(): node.id for node in inputs[:2]
         }
-        assert graph.find_inputs(cursor, campaign.id, wanted.keys(), before_id=process.id or 0) == {}
         assert graph.find_inputs(cursor, campaign.id + 1, wanted.keys()) == {}
         assert graph.find_inputs(cursor, campaign.id, []) == {}
 

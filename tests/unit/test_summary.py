@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from grange.summary import clipped, formula, short_value, type_name
+from grange.core.formula import formula
+from grange.summary import clipped, short_value, type_name
 
 
 def _structure(*symbols: str) -> dict[str, Any]:

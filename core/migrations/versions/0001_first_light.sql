@@ -56,6 +56,10 @@ CREATE TABLE node (
     CONSTRAINT node_process_type CHECK (kind <> 'data' OR process_type IS NULL)
 );
 ALTER SEQUENCE node_id OWNED BY node.id;
+-- Of what is worth being one node however often a script is started: equal contents are found at once.
+CREATE INDEX node_shared ON node (hash) WHERE node_type IN (
+    'data.core.structure.StructureData.', 'data.core.array.ArrayData.', 'data.core.singlefile.SinglefileData.',
+    'data.core.code.installed.InstalledCode.', 'data.core.code.portable.PortableCode.');
 
 -- Two rows of users and computers are pointed at by millions of nodes: deleting them is guarded from
 -- their side, so that a node's insert does not pay for it.
