@@ -9,9 +9,8 @@ from typing import Any
 
 from grange.core import process as rows
 from grange.core.calls import Call, Calls
-from grange.core.data.convert import is_scalar
 from grange.core.errors import GrangeError
-from grange.core.graph import clone_outputs, find_inputs, forget, store
+from grange.core.graph import SHARED_TYPES, clone_outputs, find_inputs, forget, store
 from grange.core.link import Link, LinkType
 from grange.core.node import Data, Node
 from grange.core.process import NewProcess
@@ -210,13 +209,16 @@ def _reuse_stored_inputs(profile: Profile, cursor: Any, campaign_id: int, fresh:
     for call in fresh:
         for argument in call.arguments.values():
             for label, node in argument.nodes.items():
-                if node.id is None and not is_scalar(node):
+                if node.id is None and node.node_type in SHARED_TYPES:
                     assert isinstance(argument.nodes, dict)
                     wanted.setdefault(node.content_hash(), []).append((argument.nodes, label))
     if not wanted:
         return
-    for content_hash, node in find_inputs(cursor, campaign_id, wanted.keys(), profile.read_files).items():
-        for nodes, label in wanted[content_hash]:
+    stored = find_inputs(cursor, campaign_id, wanted.keys(), profile.read_files)
+    for content_hash, places in wanted.items():
+        first_nodes, first_label = places[0]
+        node = stored.get(content_hash, first_nodes[first_label])
+        for nodes, label in places:
             nodes[label] = node
 
 
