@@ -115,6 +115,7 @@ class Campaign:
             recipe, {**implied, **(inputs or {}), **more}, product=product, resources=resources, cache=cache
         )
         calls.set_labels(labels)
+        calls.offset = sum(map(len, self._maps))
         self._maps.append(calls)
         self._places.append(array("q", bytes(8 * len(calls))))
         return len(calls)
@@ -212,6 +213,11 @@ class Campaign:
         ended = frame["state"].isin([State.FINISHED, State.EXCEPTED, State.KILLED])
         well = (frame["state"] == State.FINISHED) & (frame["exit_status"] == 0)
         return frame[ended & ~well]  # type: ignore[no-any-return]
+
+    def paused(self) -> Mapping[str, int]:
+        """Why calls are set aside, and how many for that reason; a map of the same calls plays them."""
+        with self.profile.transaction() as cursor:
+            return rows.count_paused(cursor, self.id)
 
     def counts(self) -> Mapping[tuple[State, bool], int]:
         """How many processes of the campaign are in a state; those that failed apart."""

@@ -283,6 +283,18 @@ def count_unfinished(cursor: Any, campaign_id: int) -> int:
     return int(cursor.fetchone()[0])
 
 
+def count_paused(cursor: Any, campaign_id: int) -> dict[str, int]:
+    """Why processes of a campaign are paused, and how many for that reason."""
+    cursor.execute(
+        """
+        SELECT coalesce(exit_message, ''), count(*) FROM process
+        WHERE campaign_id = %s AND paused AND state IN ('created', 'waiting', 'running') GROUP BY 1 ORDER BY 1
+        """,
+        (campaign_id,),
+    )
+    return dict(cursor.fetchall())
+
+
 def pause(cursor: Any, ids: Collection[int], reason: str) -> None:
     """Set processes aside, with the reason, until somebody plays them."""
     cursor.execute(

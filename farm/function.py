@@ -31,7 +31,7 @@ def ship(function: Callable[..., Any]) -> ShippedFunction:
         raise FunctionNotShippable(name, "it is a generator; let it return a list")
     if inspect.iscoroutinefunction(function):
         raise FunctionNotShippable(name, "it is a coroutine (async def); only plain functions are run")
-    module = getattr(function, "__module__", None) or ""
+    module = getattr(_unbound(function), "__module__", None) or ""
     qualname = _reference(function, module)
     if qualname is not None:
         path = _import_path(sys.modules[module])
@@ -47,9 +47,15 @@ def ship(function: Callable[..., Any]) -> ShippedFunction:
     )
 
 
-def _name(function: Callable[..., Any]) -> str:
+def _unbound(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What a partial, or a partial of one, was made of."""
     while isinstance(function, partial):
         function = function.func
+    return function
+
+
+def _name(function: Callable[..., Any]) -> str:
+    function = _unbound(function)
     return getattr(function, "__name__", None) or type(function).__name__
 
 
@@ -182,8 +188,7 @@ def _parts(function: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _source(function: Callable[..., Any]) -> str:
-    while isinstance(function, partial):
-        function = function.func
+    function = _unbound(function)
     try:
         return textwrap.dedent(inspect.getsource(function))
     except (OSError, TypeError):

@@ -206,7 +206,10 @@ def run(ctx: click.Context, name: str) -> None:
     with _campaign(ctx, name) as campaign:
         campaign.run(progress=True)
         summary = _summary(campaign)
+        paused = campaign.paused()
     click.echo(f"{name}: {outcome.outcomes_line(summary.outcomes) or 'no calls'}")
+    for reason, count in paused.items():
+        click.echo(f"{words.plural(count, 'call')} paused: {reason}", err=True)
 
 
 @command.command()
