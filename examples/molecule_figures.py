@@ -23,7 +23,7 @@ def draw_parity(table: pd.DataFrame, path: Path) -> None:
     known["experiment"] = known["experimental_vertical"].fillna(known["experimental_adiabatic"])
     known["off"] = known["ionisation_energy"] - known["experiment"]
 
-    figure = Figure(figsize=(7.4, 7.4), dpi=140, facecolor="white", layout="constrained")
+    figure = Figure(figsize=(7.4, 8.1), dpi=140, facecolor="white", layout="constrained")
     axes = figure.add_subplot()
     axes.set_axisbelow(True)
     axes.grid(color=GRID, lw=0.6)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -28,6 +29,10 @@ _COLUMNS = (
     Column("created", optional=True),
     Column("uuid", optional=True),
 )
+
+
+#: Outputs that are looked into for files.
+_OUTPUTS = 50
 
 
 @click.group("node")
@@ -115,6 +120,7 @@ def files(ctx: click.Context, node: str, as_json: bool) -> None:
     """
     with opened(ctx) as profile, profile.transaction() as cursor:
         node_id, found = _files(cursor, node)
+        results = [] if as_json else _files_of_outputs(cursor, node_id)
     if as_json:
         from grange.cli.machine import emit_lines
 
@@ -130,6 +136,8 @@ def files(ctx: click.Context, node: str, as_json: bool) -> None:
         )
     else:
         click.echo(f"node {node_id} has no files")
+    for output in results:
+        click.echo(f"its output {output.link_label} ({output.node_id}) has {_names(output.files)}")
 
 
 @command.command()
@@ -138,7 +146,7 @@ def files(ctx: click.Context, node: str, as_json: bool) -> None:
 @click.option("--binary", is_flag=True, help="Also to a terminal.")
 @click.pass_context
 def cat(ctx: click.Context, node: str, path: str | None, binary: bool) -> None:
-    """Write a file of a node to standard output.
+    """Write a file of a node, or of a calculation's outputs, to standard output.
 
     PATH may be left out where the node has one file.
 
@@ -148,7 +156,7 @@ def cat(ctx: click.Context, node: str, path: str | None, binary: bool) -> None:
       grange node cat 1234 wavefunction.bin > wavefunction.bin
     """
     with opened(ctx) as profile, profile.transaction() as cursor:
-        file = _chosen(*_files(cursor, node), path)
+        file = _chosen(cursor, *_files(cursor, node), path)
         content = iter(profile.repository.stream(file.key, profile.index(cursor)))
         first = next(content, b"")
         if not binary and sys.stdout.isatty() and not _is_text(first):
@@ -175,17 +183,52 @@ def _files(cursor: Cursor, node: str) -> tuple[int, list[NodeFile]]:
     return node_id, detail.files(cursor, detail.node_detail(cursor, node_id).repository_metadata)
 
 
-def _chosen(node_id: int, files: list[NodeFile], path: str | None) -> NodeFile:
-    if not files:
-        raise Refused(f"node {node_id} has no files", f"`grange node show {node_id}` shows what it has")
+@dataclass(frozen=True, slots=True)
+class _Output:
+    """An output of a calculation that has files."""
+
+    link_label: str
+    node_id: int
+    files: list[NodeFile]
+
+
+def _files_of_outputs(cursor: Cursor, node_id: int) -> list[_Output]:
+    """What a calculation created that has files: what its program wrote is there, not at itself."""
+    from grange.core import detail
+
+    created = [one for one in detail.leaving(cursor, node_id, _OUTPUTS).shown if one.type == "create"]
+    found = (
+        _Output(
+            one.link_label,
+            one.id,
+            detail.files(cursor, detail.node_detail(cursor, one.id).repository_metadata),
+        )
+        for one in created
+    )
+    return [output for output in found if output.files]
+
+
+def _chosen(cursor: Cursor, node_id: int, files: list[NodeFile], path: str | None) -> NodeFile:
     if path is None and len(files) == 1:
         return files[0]
-    chosen = next((file for file in files if file.path == path), None)
-    if chosen is None:
-        shown = ", ".join(file.path for file in files[:10]) + (", …" if len(files) > 10 else "")
-        what = f"has no file {path!r}" if path else f"has {len(files)} files: say which"
-        raise Refused(f"node {node_id} {what}", f"its files: {shown}")
-    return chosen
+    outputs = [] if any(file.path == path for file in files) else _files_of_outputs(cursor, node_id)
+    chosen = [
+        file for file in (*files, *(file for one in outputs for file in one.files)) if file.path == path
+    ]
+    if len(chosen) == 1:
+        return chosen[0]
+    if not files and not outputs:
+        raise Refused(f"node {node_id} has no files", f"`grange node show {node_id}` shows what it has")
+    what = (
+        f"has no file {path!r}" if path else "has several files: say which" if files else "has no file itself"
+    )
+    shown = [f"its files: {_names(files)}"] if files else []
+    shown += [f"of its output {one.link_label} ({one.node_id}): {_names(one.files)}" for one in outputs]
+    raise Refused(f"node {node_id} {what}", "; ".join(shown))
+
+
+def _names(files: list[NodeFile]) -> str:
+    return ", ".join(file.path for file in files[:10]) + (", …" if len(files) > 10 else "")
 
 
 def _is_text(content: bytes) -> bool:

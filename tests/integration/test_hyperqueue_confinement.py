@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -89,7 +91,7 @@ def test_it_survives_the_loss_of_the_server(tmp_path: Path) -> None:
             seen += take(executor)
         (folder,) = (tmp_path / "spool").glob("run-*")
         pid = int((folder / "runners").read_text().split()[0])
-        subprocess.run(["kill", "-9", str(pid)], check=True)
+        os.kill(pid, signal.SIGKILL)
         while executor.outstanding:
             seen += take(executor)
     assert sorted(seen, key=int) == [str(n) for n in range(40)]
