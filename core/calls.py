@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -89,12 +90,16 @@ class Calls:
         self._product = product
         self._length = self._check_lengths()
         self._labels: list[str] = []
+        #: how many calls the maps before this one have
+        self.offset = 0
         self._memo: dict[tuple[str, int], Argument] = {}
         self._made: dict[str, list[Argument]] = {}
         for name, column in self._columns.items():
-            made = [self._argument(name, value, place) for place, value in enumerate(column)]
+            made = (self._argument(name, value, place) for place, value in enumerate(column))
             if product:
-                self._made[name] = made
+                self._made[name] = list(made)
+            else:  # checked now, made again slice by slice: a million calls are not a million nodes in memory
+                deque(made, maxlen=0)
 
     def __len__(self) -> int:
         return self._length
@@ -158,7 +163,7 @@ class Calls:
             digest.update(b"\0")
             digest.update(arguments[name].hash)
         if not self.cache:
-            digest.update(salt + index.to_bytes(8, "little"))
+            digest.update(salt + (self.offset + index).to_bytes(8, "little"))
         return digest.digest()
 
     def _remembered(self, name: str, value: object) -> Argument:

@@ -127,16 +127,12 @@ class Campaign:
         Returns how many processes are waiting now.
         """
         with self._locked():
-            before = 0
             for calls, places in zip(self._maps, self._places, strict=True):
                 for start in range(0, len(calls), 2000):
                     slice_ = calls.slice(start, start + 2000, b"campaign %d" % self.id)
-                    recorded = record_calls(
-                        self.profile, self.id, calls, slice_, ordinal_offset=before, submit=False
-                    )
+                    recorded = record_calls(self.profile, self.id, calls, slice_, submit=False)
                     for call, process_id in zip(slice_, recorded.places, strict=True):
                         places[call.index] = process_id
-                before += len(calls)
         with self.profile.transaction() as cursor:
             return rows.count_unfinished(cursor, self.id)
 

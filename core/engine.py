@@ -168,8 +168,7 @@ class CampaignRun:
         number, _, slice_ = following
         self._slice_size = min(LARGEST_SLICE, self._slice_size * 2)
         calls = self._maps[number]
-        before = sum(len(earlier) for earlier in self._maps[:number])
-        recorded = record_calls(self.profile, self.campaign_id, calls, slice_, ordinal_offset=before)
+        recorded = record_calls(self.profile, self.campaign_id, calls, slice_)
         places = self.places[number]
         for call, process_id in zip(slice_, recorded.places, strict=True):
             places[call.index] = process_id

@@ -33,6 +33,7 @@ class FunctionRecipe:
     """
 
     node_class: type[ProcessNode] = CalcFunctionNode
+    parses = False
 
     def __init__(self, shipped: ShippedFunction, ports: Ports, code_hash: bytes) -> None:
         self.shipped = shipped

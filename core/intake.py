@@ -16,7 +16,7 @@ from grange.core.output_files import OutputFiles
 from grange.core.process import End
 from grange.core.profile import Profile
 from grange.core.recipe import Conclusion, Recipe, failed
-from grange.core.transition import State
+from grange.core.transition import ProcessStatus, State, step
 from grange.farm.result import ResultPack, TaskResult
 from grange.repository import BlobLocation, Key
 
@@ -54,16 +54,15 @@ class Intake:
         for pack in packs:
             if pack.blobs:
                 locations.update(self._profile.repository.adopt(pack.path))
-        results = [
-            result
-            for pack in packs
-            for result in pack.results
-            if result.id in opened and opened[result.id].attempt == result.attempt
-        ]
+        results: dict[str, TaskResult] = {}
+        for pack in packs:
+            for result in pack.results:
+                if result.id in opened and opened[result.id].attempt == result.attempt:
+                    results.setdefault(result.id, result)
         with self._profile.transaction() as cursor:
             if locations:
                 self._profile.index(cursor).add(locations)
-            return self._record(cursor, results, opened, locations)
+            return self._record(cursor, list(results.values()), opened, locations)
 
     def _record(
         self,
@@ -120,7 +119,7 @@ class Intake:
         """The small files that parsers are likely to ask for, in one read of the packs."""
         wanted: dict[Key, None] = {}
         for result in results:
-            if not getattr(opened[result.id].recipe, "parses", True):
+            if not opened[result.id].recipe.parses:
                 continue
             for key in result.files.values():
                 location = locations.get(key)
@@ -139,12 +138,13 @@ def _concluded(process: Opened, result: TaskResult, files: OutputFiles) -> Concl
 
 
 def _end(process: Opened, result: TaskResult, conclusion: Conclusion) -> End:
+    status = step(ProcessStatus(State.WAITING, process.attempt), conclusion.event(result.attempt))
     return End(
         node_id=process.process_id,
-        attempt=process.attempt,
-        state=conclusion.state,
-        exit_status=conclusion.exit_status,
-        message=conclusion.message or None,
+        attempt=status.attempt,
+        state=status.state,
+        exit_status=status.exit_status,
+        message=status.message or None,
         started_at=result.started_at,
         wall_s=result.wall_s,
         cpu_s=result.cpu_s,

@@ -38,6 +38,7 @@ class JobRecipe:
     """How the calls of a CalcJob class are run."""
 
     node_class: type[ProcessNode] = CalcJobNode
+    parses = True
 
     def __init__(self, job_class: type[CalcJob]) -> None:
         self.job_class = job_class

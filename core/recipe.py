@@ -10,7 +10,7 @@ from grange.core.exit_code import ExitCode
 from grange.core.node import Data, ProcessNode
 from grange.core.output_files import OutputFiles
 from grange.core.port import Ports
-from grange.core.transition import State
+from grange.core.transition import Event, Excepted, Finished, Killed, State
 from grange.farm.result import TaskResult
 from grange.farm.task import Task
 
@@ -33,6 +33,14 @@ class Conclusion:
     message: str
     outputs: Mapping[str, Data] = field(default_factory=dict)
 
+    def event(self, attempt: int) -> Event:
+        """What happened to the process in this attempt."""
+        if self.state is State.KILLED:
+            return Killed(self.message)
+        if self.state is State.EXCEPTED:
+            return Excepted(attempt, self.message)
+        return Finished(attempt, self.exit_status or 0, self.message)
+
 
 class Recipe(Protocol):
     """How the calls of one function or class are run."""
@@ -46,6 +54,8 @@ class Recipe(Protocol):
     #: of every process node of this recipe
     attributes: Mapping[str, Any]
     files: Mapping[str, bytes]
+    #: whether conclude() is likely to look into the files
+    parses: bool
 
     def draft(self, values: Mapping[str, object]) -> Draft:
         """Make a call ready. Errors: whatever the user's code raises."""

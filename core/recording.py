@@ -16,7 +16,7 @@ from grange.core.node import Data, Node
 from grange.core.process import NewProcess
 from grange.core.profile import Profile
 from grange.core.recipe import Draft, Recipe
-from grange.core.transition import ENDED, State
+from grange.core.transition import ENDED, ProcessStatus, State, Submitted, step
 
 
 @dataclass(slots=True)
@@ -51,7 +51,6 @@ def record_calls(
     calls: Calls,
     slice_: Sequence[Call],
     *,
-    ordinal_offset: int,
     submit: bool = True,
 ) -> Recorded:
     """Record a slice of calls in one transaction of its own.
@@ -63,7 +62,7 @@ def record_calls(
     new: list[Node] = []
     try:
         with profile.transaction() as cursor:
-            return _record(profile, cursor, campaign_id, calls, slice_, ordinal_offset, submit, new)
+            return _record(profile, cursor, campaign_id, calls, slice_, submit, new)
     except BaseException:
         forget(new)
         raise
@@ -75,7 +74,6 @@ def _record(
     campaign_id: int,
     calls: Calls,
     slice_: Sequence[Call],
-    ordinal_offset: int,
     submit: bool,
     new_nodes: list[Node],
 ) -> Recorded:
@@ -105,6 +103,7 @@ def _record(
     )
     recorded = Recorded([])
     answers: dict[bytes, int] = {key: found.node_id for key, found in known.items()}
+    status = step(ProcessStatus(), Submitted()) if submit else ProcessStatus()
     new_rows = []
     clones: list[tuple[int, int]] = []
     for call, node, draft in zip(fresh, nodes, drafts, strict=True):
@@ -116,9 +115,9 @@ def _record(
             recipe.label,
             call.key,
             campaign_id,
-            ordinal_offset + call.index,
-            State.WAITING if submit else State.CREATED,
-            1 if submit else 0,
+            calls.offset + call.index,
+            status.state,
+            status.attempt,
             profile.worker_id if submit else None,
         )
         source = sources.get(call.key)
@@ -131,7 +130,7 @@ def _record(
             recorded.answered += times[call.key]
             recorded.failed += times[call.key]
         elif submit:
-            recorded.to_run.append(ToRun(node_id, 1, draft, call.values(), times[call.key]))
+            recorded.to_run.append(ToRun(node_id, status.attempt, draft, call.values(), times[call.key]))
         new_rows.append(new)
     rows.insert(cursor, new_rows)
     clone_outputs(cursor, clones, user_id=profile.user_id)
