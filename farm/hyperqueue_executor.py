@@ -23,6 +23,7 @@ from grange.farm.errors import ExecutorUnavailable, TaskRefused
 from grange.farm.executor_spool import ExecutorSpool, SpooledChunk
 from grange.farm.queue import Group, Queue
 from grange.farm.result import ResultPack
+from grange.farm.runner_command import runner_command
 from grange.farm.task import Batch, Resources, Task
 
 #: HyperQueue starts an interpreter for each chunk: chunks are larger than those of the local pool.
@@ -304,10 +305,13 @@ class HyperQueueExecutor:
         """Hand chunks of one batch to HyperQueue as one job."""
         assert self._host is not None
         assert self._host.stdin is not None
-        options = ["-I", "-S"] if chunks[0].group.commands else []
         request = {
             "chunks": [str(handed.chunk.folder) for handed in chunks],
-            "command": [self._python, *options, runner.__file__, "run"],
+            "kinds": ["command" if handed.group.commands else "function" for handed in chunks],
+            "start": {
+                "command": [*runner_command(self._python, commands=True), "run"],
+                "function": [*runner_command(self._python, commands=False), "run"],
+            },
             "environment": {name: os.environ.get(name, str(cpus)) for name in runner.THREADS},
             "cpus": cpus,
         }

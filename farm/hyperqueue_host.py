@@ -89,9 +89,9 @@ class Host:
         from hyperqueue.job import Job
 
         job = Job(max_fails=None)
-        for folder in request["chunks"]:
+        for folder, kind in zip(request["chunks"], request["kinds"], strict=True):
             job.program(
-                [*request["command"], folder],
+                [*request["start"][kind], folder],
                 env={**request["environment"], "GRANGE_CHUNK": folder},
                 stdout=None,
                 stderr=None,

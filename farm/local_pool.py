@@ -22,6 +22,7 @@ from grange.farm.errors import ExecutorUnavailable, TaskRefused
 from grange.farm.executor_spool import ExecutorSpool, SpooledChunk
 from grange.farm.queue import Group, Queue
 from grange.farm.result import ResultPack
+from grange.farm.runner_command import runner_command
 from grange.farm.task import Batch, Task
 
 #: How long runners get to end by themselves when the pool closes.
@@ -190,13 +191,12 @@ class LocalPool:
     # Runners: start, listen, bury.
 
     def _start(self, kind: str, cpus: int) -> Runner:
-        options = ["-I", "-S"] if kind == "command" else []
         environment = dict(os.environ)
         for name in runner.THREADS:
             environment.setdefault(name, str(cpus))
         try:
             process = subprocess.Popen(
-                [self._python, *options, runner.__file__, "serve", str(os.getpid())],
+                [*runner_command(self._python, commands=kind == "command"), "serve", str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,

@@ -24,6 +24,7 @@ from grange.farm import (
     LocalPool,
     Resources,
     ResultPack,
+    ShippedFunction,
     SpoolUnwritable,
     TaskRefused,
     TaskResult,
@@ -34,6 +35,8 @@ from grange.repository.errors import BlobMissing
 from grange.repository.key import Key, key_of
 
 NO_LIMITS = Resources()
+#: Fraction of the seconds that our sleeps take: it tells them from anybody else's.
+TAG = str(os.getpid())
 STORED = {key_of(b"stored content\n"): b"stored content\n"}
 KINDS = ["local", "hyperqueue"]
 
@@ -296,7 +299,7 @@ def test_input_missing(executor: Executor, more: dict[str, Any], words: str) -> 
 
 
 def test_walltime_ends_the_whole_tree_and_keeps_files(executor: Executor) -> None:
-    script = "echo begun; echo half > part; (setsid sleep 77 &); sleep 77 & wait"
+    script = f"echo begun; echo half > part; (setsid sleep 77.{TAG} &); sleep 77.{TAG} & wait"
     began = time.monotonic()
     delivered = run(executor, shell("a", script, retrieve=("part",)), resources=Resources(walltime_s=0.5))
     result = delivered.results["a"]
@@ -306,16 +309,16 @@ def test_walltime_ends_the_whole_tree_and_keeps_files(executor: Executor) -> Non
     assert delivered.text("a", "part") == "half\n"
     assert 0.4 < result.wall_s < 3
     assert time.monotonic() - began < 5
-    assert not running("sleep 77")
+    assert not running(f"sleep 77.{TAG}")
 
 
 def test_walltime_of_a_program_that_ignores_sigterm(executor: Executor) -> None:
     began = time.monotonic()
-    script = "trap '' TERM; while :; do sleep 78; done"
+    script = f"trap '' TERM; while :; do sleep 78.{TAG}; done"
     delivered = run(executor, shell("a", script), resources=Resources(walltime_s=0.2))
     assert delivered.results["a"].outcome == "walltime_exceeded"
     assert time.monotonic() - began < 6
-    assert not running("sleep 78")
+    assert not running(f"sleep 78.{TAG}")
 
 
 ALLOCATE = (
@@ -365,8 +368,8 @@ def test_sigpipe_is_as_in_a_shell(executor: Executor) -> None:
 
 
 def test_what_a_command_leaves_running_is_ended(executor: Executor) -> None:
-    run(executor, shell("a", "(setsid sleep 79 >/dev/null 2>&1 &) ; sleep 79 & exit 0"))
-    assert not running("sleep 79")
+    run(executor, shell("a", f"(setsid sleep 79.{TAG} >/dev/null 2>&1 &) ; sleep 79.{TAG} & exit 0"))
+    assert not running(f"sleep 79.{TAG}")
 
 
 def running(command: str) -> bool:
@@ -420,6 +423,28 @@ def test_function_that_cannot_be_loaded(executor: Executor) -> None:
     result = run(executor, FunctionTask("a", absent, {})).results["a"]
     assert result.outcome == "program_missing"
     assert "no_such_module" in result.message
+
+
+def test_commands_and_functions_in_one_batch(executor: Executor) -> None:
+    """Two programs and two functions; one of them needs what is installed."""
+    tasks = [
+        shell("a", "echo a"),
+        *calls(functions.arrays, {}),
+        CommandTask("b", ("echo", "b")),
+        FunctionTask("c", ship(functions.identity), {"x": 1}),
+    ]
+    delivered = run(executor, *tasks)
+    assert delivered.text("a") + delivered.text("b") == "a\nb\n"
+    assert set(delivered.results["0"].outputs) == {"energies", "scalar", "flags"}
+    assert delivered.results["c"].outputs == {"result": ["int", 1]}
+
+
+def test_a_users_module_named_runner(executor: Executor, tmp_path: Path) -> None:
+    """Nothing of ours stands in the way of what a user calls their own modules."""
+    (tmp_path / "runner.py").write_text("def go(): return 'mine'\n")
+    mine = ShippedFunction("go", "runner", "go", str(tmp_path), None, "")
+    result = run(executor, FunctionTask("a", mine, {})).results["a"]
+    assert result.outputs == {"result": ["str", "mine"]}, result.message
 
 
 def test_wrong_arguments(executor: Executor) -> None:
@@ -605,8 +630,8 @@ def test_a_call_that_takes_long_holds_back_no_result(executor: Executor) -> None
 
 
 def test_cancel_some(executor: Executor) -> None:
-    executor.submit(Batch(tuple(shell(str(n), f"sleep {n}") for n in (0, 60, 61, 62))))
-    wait_until(lambda: running("sleep 60"))
+    executor.submit(Batch(tuple(shell(str(n), f"sleep {n}.{TAG if n else 0}") for n in (0, 60, 61, 62))))
+    wait_until(lambda: running(f"sleep 60.{TAG}"))
     executor.cancel(["60", "61", "62", "unknown"])
     began = time.monotonic()
     delivered = drain(executor)
@@ -617,12 +642,14 @@ def test_cancel_some(executor: Executor) -> None:
         "62": "cancelled",
     }
     assert time.monotonic() - began < 8
-    assert not running("sleep 60")
+    assert not running(f"sleep 60.{TAG}")
 
 
 @pytest.mark.parametrize("function", [functions.nap, functions.busy, functions.start_and_wait])
 def test_cancel_all_calls(executor: Executor, function: Callable[..., Any]) -> None:
-    executor.submit(Batch(tuple(calls(function, *({"seconds": 30.0 + n} for n in range(40))))))
+    executor.submit(
+        Batch(tuple(calls(function, *({"seconds": float(f"{30 + n}.{TAG}1")} for n in range(40)))))
+    )
     for _ in range(3):
         executor.poll(0.2)
     executor.cancel()
@@ -631,7 +658,7 @@ def test_cancel_all_calls(executor: Executor, function: Callable[..., Any]) -> N
     assert {result.outcome for result in delivered.results.values()} == {"cancelled"}
     assert len(delivered.results) == 40
     assert time.monotonic() - began < 8
-    assert not running("sleep 30.0")
+    assert not running(f"sleep 30.{TAG}1")
 
 
 def wait_until(condition: Callable[[], bool], limit_s: float = 10.0) -> None:
@@ -654,12 +681,12 @@ def test_acknowledge_frees_the_spool(own: Executor, spool: Path) -> None:
 
 def test_close_in_the_middle_leaves_no_process(kind: str, spool: Path) -> None:
     executor = make(kind, spool)
-    executor.submit(Batch(tuple(shell(str(n), "trap '' TERM; sleep 81") for n in range(4))))
-    wait_until(lambda: running("sleep 81"))
+    executor.submit(Batch(tuple(shell(str(n), f"trap '' TERM; sleep 81.{TAG}") for n in range(4))))
+    wait_until(lambda: running(f"sleep 81.{TAG}"))
     began = time.monotonic()
     executor.close()
     assert time.monotonic() - began < 4
-    assert not running("sleep 81")
+    assert not running(f"sleep 81.{TAG}")
     assert processes_of(spool) == []
 
 
@@ -761,8 +788,8 @@ from pathlib import Path
 from test_executor import *
 executor = make({kind!r}, Path({str(spool)!r}))
 executor.submit(Batch(tuple([shell(str(n), "sleep 0.2; echo done") for n in range(3)])))
-executor.submit(Batch(tuple([shell("x", "trap '' TERM; sleep 82")])))
-wait_until(lambda: executor.poll(0.05) is None or running("sleep 82"))
+executor.submit(Batch(tuple([shell("x", "trap '' TERM; sleep 82.{TAG}")])))
+wait_until(lambda: executor.poll(0.05) is None or running("sleep 82.{TAG}"))
 print("ready", flush=True)
 time.sleep(60)
 """
@@ -774,7 +801,7 @@ time.sleep(60)
     submitter.stdout.close()
     executor = make(kind, spool)
     packs = executor.recover()
-    assert not running("sleep 82")
+    assert not running(f"sleep 82.{TAG}")
     assert {result.outcome for pack in packs for result in pack.results} <= {"finished"}
     executor.acknowledge(packs)
     executor.close()
