@@ -32,6 +32,8 @@ def keep(folder: str, lock: int, idle_s: float, stop: list[str]) -> None:
     seen_busy = time.time()
     while True:
         time.sleep(pause_s)
+        if not _is_at(users, folder):
+            return
         _bound_log(os.path.join(folder, "data", "..", "server.log"))
         if not _try_lock(users):
             seen_busy = time.time()
@@ -49,6 +51,14 @@ def keep(folder: str, lock: int, idle_s: float, stop: list[str]) -> None:
         os.close(lock)
         os.close(users)
         return
+
+
+def _is_at(users: int, folder: str) -> bool:
+    """Whether the lock is still the folder's: what was removed and made anew has a keeper of its own."""
+    try:
+        return os.path.samestat(os.fstat(users), os.stat(os.path.join(folder, "users.lock")))
+    except OSError:
+        return False
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -242,6 +242,7 @@ def _make_cluster(folder: Path, binaries: Path, start_lock: int) -> None:
     account = choose_account(folder / "data", binaries)
     binaries = account.programs(binaries)
     data = _resolve_link(folder / "data")
+    _end_server_of_removed(data)
     free = shutil.disk_usage(data.parent).free
     if free < _SPACE_NEEDED:
         words = (
@@ -434,14 +435,43 @@ def _ready(folder: Path) -> bool:
 def _processes_in(data: Path) -> list[int]:
     place = os.stat(data)
     found = []
+    for pid in _postgres_processes():
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.stat(f"/proc/{pid}/cwd"), place):
+                found.append(pid)
+    return found
+
+
+def _postgres_processes() -> Iterator[int]:
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             with contextlib.suppress(OSError):
-                if os.path.samestat(os.stat(f"/proc/{entry}/cwd"), place) and os.path.basename(
-                    os.readlink(f"/proc/{entry}/exe")
-                ).startswith("postgres"):
-                    found.append(int(entry))
-    return found
+                if os.path.basename(os.readlink(f"/proc/{entry}/exe")).startswith("postgres"):
+                    yield int(entry)
+
+
+def _end_server_of_removed(data: Path) -> None:
+    """End the server whose folder was removed while it ran: when it ends later, it takes our socket along."""
+    lost = f"{os.path.realpath(data.parent)}/{data.name} (deleted)"
+    deadline = time.monotonic() + PATIENCE_S
+    while found := [pid for pid in _postgres_processes() if _cwd(pid) == lost]:
+        for pid in found:
+            with contextlib.suppress(OSError):
+                os.kill(
+                    pid, signal.SIGKILL if time.monotonic() > deadline - PATIENCE_S / 2 else signal.SIGQUIT
+                )
+        if time.monotonic() > deadline:
+            raise DatabaseUnavailable(
+                f"a server of a database that was removed from {data} still runs (pid {found[0]}): end it"
+            )
+        time.sleep(0.02)
+
+
+def _cwd(pid: int) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/cwd")
+    except OSError:
+        return ""
 
 
 # ---------------------------------------------------------------- the socket's folder

@@ -273,6 +273,24 @@ def test_marks_of_a_server_that_is_gone(folder: Path) -> None:
         assert answer(server) == 42
 
 
+def test_removed_while_it_ran_and_made_anew(folder: Path) -> None:
+    """The old server would remove the new one's socket when it ends, the old keeper stop the new server."""
+    with Server(folder):
+        old, keepers = pid_of(folder), keepers_of(folder)
+        place = (folder / "data").resolve()
+    shutil.rmtree(place)
+    shutil.rmtree(folder)
+    with Server(folder, idle_s=8.0) as server:
+        with pytest.raises(OSError, match="No such file"):
+            os.readlink(f"/proc/{old}/exe")  # it has ended, if it is not reaped
+        deadline = time.monotonic() + 15
+        while set(keepers) & set(keepers_of(folder)):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert keepers_of(folder), "the new one has a keeper of its own"
+        assert answer(server) == 42
+
+
 def test_killed_while_the_database_was_made(home: Path, folder: Path) -> None:
     """The whole group is killed at several moments, then only the one that started it."""
     code = (
