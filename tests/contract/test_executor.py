@@ -226,31 +226,35 @@ def test_environment(executor: Executor) -> None:
     assert run(executor, task).text("a") == "hällo 1\n"
 
 
-@pytest.mark.parametrize(
-    ("patterns", "expected"),
-    [
-        (("*.out",), {"a.out", "b.out"}),
-        (("sub/*.out",), {"sub/c.out"}),
-        (("**/*.out",), {"a.out", "b.out", "sub/c.out", "sub/deep/d.out"}),
-        (("sub/**",), {"sub/c.out", "sub/deep/d.out"}),
-        (("sub",), {"sub/c.out", "sub/deep/d.out"}),
-        (("a.out", "missing"), {"a.out"}),
-        (("[bx].o?t",), {"b.out"}),
-        (("away/*", "passwd", "fifo"), set()),
-        (("inside",), {"inside"}),
-    ],
-)
-def test_retrieve(executor: Executor, patterns: tuple[str, ...], expected: set[str]) -> None:
+RETRIEVED: list[tuple[tuple[str, ...], set[str]]] = [
+    (("*.out",), {"a.out", "b.out"}),
+    (("sub/*.out",), {"sub/c.out"}),
+    (("**/*.out",), {"a.out", "b.out", "sub/c.out", "sub/deep/d.out"}),
+    (("sub/**",), {"sub/c.out", "sub/deep/d.out"}),
+    (("sub",), {"sub/c.out", "sub/deep/d.out"}),
+    (("a.out", "missing"), {"a.out"}),
+    (("[bx].o?t",), {"b.out"}),
+    (("away/*", "passwd", "fifo"), set()),
+    (("inside",), {"inside"}),
+]
+
+
+def test_retrieve(executor: Executor) -> None:
     script = """
         mkdir -p sub/deep
         for f in a.out b.out sub/c.out sub/deep/d.out; do echo $f > $f; done
         ln -s /etc away; ln -s /etc/passwd passwd; ln -s a.out inside; mkfifo fifo
     """
-    delivered = run(executor, shell("a", script, retrieve=patterns))
-    files = set(delivered.results["a"].files) - {"stdout.txt", "stderr.txt"}
-    assert delivered.results["a"].outcome == "finished"
-    assert files == expected
-    assert all(delivered.text("a", path) == f"{'a.out' if path == 'inside' else path}\n" for path in files)
+    tasks = [shell(str(n), script, retrieve=patterns) for n, (patterns, _) in enumerate(RETRIEVED)]
+    delivered = run(executor, *tasks)
+    for n, (_, expected) in enumerate(RETRIEVED):
+        result = delivered.results[str(n)]
+        files = set(result.files) - {"stdout.txt", "stderr.txt"}
+        assert result.outcome == "finished"
+        assert files == expected
+        assert all(
+            delivered.text(str(n), path) == f"{'a.out' if path == 'inside' else path}\n" for path in files
+        )
 
 
 def test_large_output_is_kept_once(executor: Executor) -> None:
@@ -261,41 +265,44 @@ def test_large_output_is_kept_once(executor: Executor) -> None:
     assert sum(pack.blobs for pack in delivered.packs) == 2
 
 
-@pytest.mark.parametrize(
-    ("argv", "words"),
-    [
-        (("no-such-program",), "no-such-program"),
-        (("/no/such/program",), "no such program"),
-        (("./data",), "no executable file"),
-        (("./orphan",), "interpreter"),
-        (("/etc/passwd",), "not executable"),
-    ],
-)
-def test_program_missing(executor: Executor, argv: tuple[str, ...], words: str) -> None:
+MISSING_PROGRAMS: list[tuple[tuple[str, ...], str]] = [
+    (("no-such-program",), "no-such-program"),
+    (("/no/such/program",), "no such program"),
+    (("./data",), "no executable file"),
+    (("./orphan",), "interpreter"),
+    (("/etc/passwd",), "not executable"),
+]
+
+
+def test_program_missing(executor: Executor) -> None:
     files = {"data": b"just text", "orphan": b"#!/no/such/interpreter\n"}
-    result = run(executor, CommandTask("a", argv, files=files)).results["a"]
-    assert result.outcome == "program_missing"
-    assert words in result.message
-    assert result.return_code is None
+    tasks = [CommandTask(str(n), argv, files=files) for n, (argv, _) in enumerate(MISSING_PROGRAMS)]
+    delivered = run(executor, *tasks)
+    for n, (_, words) in enumerate(MISSING_PROGRAMS):
+        result = delivered.results[str(n)]
+        assert result.outcome == "program_missing"
+        assert words in result.message
+        assert result.return_code is None
 
 
-@pytest.mark.parametrize(
-    ("more", "words"),
-    [
-        ({"files": {"../x": b""}}, "'..'"),
-        ({"files": {"/tmp/x": b""}}, "relative"),
-        ({"files": {"a/../../x": b""}}, "'..'"),
-        ({"files": {"x": Key("0" * 64)}}, "0000"),
-        ({"stdin": "nowhere"}, "nowhere"),
-        ({"stdout": "../out"}, "'..'"),
-        ({"environment": {"A=B": "c"}}, "environment"),
-    ],
-)
-def test_input_missing(executor: Executor, more: dict[str, Any], words: str) -> None:
-    delivered = run(executor, CommandTask("a", ("/bin/true",), **more), CommandTask("b", ("/bin/true",)))
-    assert delivered.results["a"].outcome == "input_missing"
-    assert words in delivered.results["a"].message
-    assert delivered.results["b"].outcome == "finished"
+MISSING_INPUTS: list[tuple[dict[str, Any], str]] = [
+    ({"files": {"../x": b""}}, "'..'"),
+    ({"files": {"/tmp/x": b""}}, "relative"),
+    ({"files": {"a/../../x": b""}}, "'..'"),
+    ({"files": {"x": Key("0" * 64)}}, "0000"),
+    ({"stdin": "nowhere"}, "nowhere"),
+    ({"stdout": "../out"}, "'..'"),
+    ({"environment": {"A=B": "c"}}, "environment"),
+]
+
+
+def test_input_missing(executor: Executor) -> None:
+    tasks = [CommandTask(str(n), ("/bin/true",), **more) for n, (more, _) in enumerate(MISSING_INPUTS)]
+    delivered = run(executor, *tasks, CommandTask("sound", ("/bin/true",)))
+    for n, (_, words) in enumerate(MISSING_INPUTS):
+        assert delivered.results[str(n)].outcome == "input_missing"
+        assert words in delivered.results[str(n)].message
+    assert delivered.results["sound"].outcome == "finished"
 
 
 def test_walltime_ends_the_whole_tree_and_keeps_files(executor: Executor) -> None:
@@ -463,25 +470,26 @@ def test_arguments_that_cannot_be_pickled(executor: Executor) -> None:
     assert delivered.results["1"].outputs == {"result": ["int", 2]}
 
 
-@pytest.mark.parametrize(
-    ("value", "words"),
-    [
-        (1j, "complex"),
-        ({"a": {"b": [1, float("nan")]}}, "a['b'][1]: NaN"),
-        ([float("inf")], "result[0]: Infinity"),
-        ({"a": object()}, "a: object"),
-        ({"not a name": 1}, "'not a name'"),
-        ({1: 2}, "result[1]"),
-        ("a\0b", "NUL"),
-        (b"bytes", "bytes"),
-        ({"a": None}, "a: NoneType"),
-    ],
-)
-def test_not_recordable(executor: Executor, value: object, words: str) -> None:
-    result = run(executor, *calls(functions.identity, {"x": value})).results["0"]
-    assert result.outcome == "not_recordable"
-    assert words in result.message
-    assert result.outputs == {}
+NO_DATA: list[tuple[object, str]] = [
+    (1j, "complex"),
+    ({"a": {"b": [1, float("nan")]}}, "a['b'][1]: NaN"),
+    ([float("inf")], "result[0]: Infinity"),
+    ({"a": object()}, "a: object"),
+    ({"not a name": 1}, "'not a name'"),
+    ({1: 2}, "result[1]"),
+    ("a\0b", "NUL"),
+    (b"bytes", "bytes"),
+    ({"a": None}, "a: NoneType"),
+]
+
+
+def test_not_recordable(executor: Executor) -> None:
+    delivered = run(executor, *calls(functions.identity, *({"x": value} for value, _ in NO_DATA)))
+    for n, (_, words) in enumerate(NO_DATA):
+        result = delivered.results[str(n)]
+        assert result.outcome == "not_recordable"
+        assert words in result.message
+        assert result.outputs == {}
 
 
 def test_what_is_printed_is_kept(executor: Executor) -> None:
