@@ -5,6 +5,7 @@ Two statements read a whole frame: the processes, and their links with the value
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ HIDDEN_TYPES = ("data.core.folder.", "data.core.code.")
 OWN_COLUMNS = frozenset({"process", "label", "state", "exit_status", "exit_message"})
 #: Processes per partition of a lazy frame: about 100 ms of reading, as Dask wants it.
 PARTITION_ROWS = 10_000
+#: Processes of each function or class that tell the columns of a lazy frame and their types.
+SAMPLE_ROWS = 50
 
 # The processes of a campaign, or those of a list, with how they ended.
 _PROCESSES = """
@@ -72,6 +75,8 @@ def results(
     frame = _frame(profile, cursor, cursor.fetchall(), nodes=nodes, promised=promised)
     if ids is None or frame["process"].tolist() == list(ids):
         return frame
+    if 0 in ids:
+        frame = frame.astype(_nullable(frame))
     frame = frame.set_index("process").reindex(list(ids)).reset_index()
     if 0 in ids:
         unrecorded = frame["process"] == 0
@@ -111,13 +116,36 @@ def _frame(
         data["label"] = [row[4] for row in processes]
     spaces = _closed_namespaces(inputs)
     for label, column in spaces.items():
-        data[label if label not in OWN_COLUMNS else f"{label}_in"] = column
+        data[label if label not in OWN_COLUMNS else f"{label}_in"] = _typed(column)
     for label, column in outputs.items():
-        data[label if label not in data and label not in OWN_COLUMNS else f"{label}_out"] = column
+        data[label if label not in data and label not in OWN_COLUMNS else f"{label}_out"] = _typed(column)
     data["state"] = [row[1] for row in processes]
     data["exit_status"] = pandas.array([row[2] for row in processes], dtype="Int64")
     data["exit_message"] = [row[3] for row in processes]
     return pandas.DataFrame(data)
+
+
+def _typed(column: list[Any]) -> Any:
+    """A column in which whole numbers and truth values stay what they are where cells are missing."""
+    kinds = set(map(type, column))
+    if kinds == {int, type(None)} or kinds == {bool, type(None)}:
+        import pandas
+
+        try:
+            return pandas.array(column, dtype="Int64" if int in kinds else "boolean")
+        except OverflowError:
+            return pandas.Series(column, dtype=object)
+    return column
+
+
+def _nullable(frame: pandas.DataFrame) -> dict[str, str]:
+    """The types of columns of whole numbers and truth values in which cells may be missing."""
+    kinds = {"int64": "Int64", "bool": "boolean"}
+    return {
+        str(name): kinds[str(kind)]
+        for name, kind in frame.dtypes.items()
+        if str(kind) in kinds and name != "process"
+    }
 
 
 def _closed_namespaces(columns: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
@@ -207,13 +235,11 @@ def lazy_results(profile: Profile, campaign_id: int, ids: Sequence[int] | None) 
         else:
             wanted = sorted(set(ids))
         cursor.execute(
-            _PROCESSES.format(
-                which="p.node_id = ANY(%(wanted)s)", order="(p.exit_status = 0) DESC NULLS LAST, p.node_id"
-            ),
-            {"wanted": wanted},
+            _PROCESSES.format(which="p.node_id = ANY(%(wanted)s)", order="p.node_id"),
+            {"wanted": _sample(cursor, wanted)},
         )
-        sample = cursor.fetchmany(100)
-        meta = _frame(profile, cursor, sample).set_index("process")
+        meta = _frame(profile, cursor, cursor.fetchall()).set_index("process")
+        meta = meta.astype(_nullable(meta))
     parts = [wanted[start : start + PARTITION_ROWS] for start in range(0, len(wanted), PARTITION_ROWS)] or [
         []
     ]
@@ -230,6 +256,21 @@ def lazy_results(profile: Profile, campaign_id: int, ids: Sequence[int] | None) 
         label="grange",
     )
     return frame
+
+
+def _sample(cursor: Any, ids: Sequence[int]) -> list[int]:
+    """The first processes of each function or class, if possible such as ended well."""
+    cursor.execute(
+        """
+        SELECT node_id FROM (
+            SELECT node_id, row_number() OVER (
+                PARTITION BY label ORDER BY (exit_status = 0) DESC NULLS LAST, node_id) AS place
+            FROM process WHERE node_id = ANY(%s)) AS placed
+        WHERE place <= %s
+        """,
+        (list(ids), SAMPLE_ROWS),
+    )
+    return [row[0] for row in cursor.fetchall()]
 
 
 class _Partition:
@@ -250,4 +291,9 @@ class _Partition:
         for column in self._columns:
             if column not in frame:
                 frame[column] = None
-        return frame[self._columns].astype(self._types)
+        frame = frame[self._columns]
+        for column, kind in self._types.items():
+            # A function may return a number here and a text there: such a column is what it is.
+            with contextlib.suppress(TypeError, ValueError):
+                frame = frame.astype({column: kind})
+        return frame
