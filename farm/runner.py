@@ -1348,14 +1348,21 @@ def segment_regex(part: str) -> str:
     while position < len(part):
         mark = part[position]
         position += 1
-        close = part.find("]", position + 1) if mark == "[" else -1
+        # "]" is no end where it comes first, as in []a] and [!]a].
+        first = position + (part[position : position + 1] == "!")
+        close = part.find("]", first + 1) if mark == "[" else -1
         if mark == "*":
             text += "[^/]*"
         elif mark == "?":
             text += "[^/]"
         elif close > 0:
             body = part[position:close].replace("\\", "\\\\").replace("[", "\\[")
-            text += "(?!/)[" + ("^" + body[1:] if body.startswith("!") else body.replace("^", "\\^")) + "]"
+            choice = "[" + ("^" + body[1:] if body.startswith("!") else body.replace("^", "\\^")) + "]"
+            try:
+                re.compile(choice)
+            except re.error:  # a range that runs backwards, as [z-a], holds nothing
+                choice = "(?!)"
+            text += "(?!/)" + choice
             position = close + 1
         else:
             text += re.escape(mark)

@@ -168,8 +168,7 @@ def test_ase_still_repeats_acetylene_for_ethylene() -> None:
 def test_table_and_picture_are_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = pd.DataFrame(
         {
-            "name": ["H2O", "CH4"],
-            "charge": [0, 1],
+            "label": ["H2O", "CH4+"],
             "exit_status": [0, 310],
             "exit_message": ["", "the charges did not become self-consistent"],
         }
@@ -177,7 +176,7 @@ def test_table_and_picture_are_made(tmp_path: Path, capsys: pytest.CaptureFixtur
     molecule_screening.report(table(), results, tmp_path)
     printed = capsys.readouterr().out
     assert "1 of 2 calculations gave an energy" in printed
-    assert "CH4, charge 1: exit status 310" in printed
+    assert "CH4+: exit status 310" in printed
     assert (tmp_path / "ionisation.png").read_bytes().startswith(b"\x89PNG")
     assert len(pd.read_parquet(tmp_path / "ionisation.parquet")) == 5
     assert molecule_figures.formula("SiH2_s1A1d") == "SiH$_2$"

@@ -353,6 +353,9 @@ def test_output_that_cannot_be_read_is_told_and_the_rest_is_kept() -> None:
         ("a.b", ["a.b"], ["aXb"]),
         ("x*(y)", ["x1(y)"], ["x1y"]),
         ("[a\\]x", ["ax", "\\x"], ["]x"]),
+        ("[!]", ["[!]"], ["a", "!"]),
+        ("[!]a]", ["b"], ["a", "]"]),
+        ("[z-a]", [], ["a", "z", "-"]),
     ],
 )
 def test_globs(pattern: str, matches: list[str], others: list[str]) -> None:
