@@ -44,6 +44,7 @@ def output(executor: HyperQueueExecutor, *argv: str) -> str:
     return text
 
 
+@pytest.mark.hyperqueue
 def test_confined_nobody_outside_reaches_it_and_tasks_have_no_network(tmp_path: Path) -> None:
     with HyperQueueExecutor(tmp_path, slots=1) as executor:
         assert not any(reachable(port) for port in ports(tmp_path))
@@ -81,6 +82,7 @@ def test_without_namespaces_it_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.hyperqueue
 def test_it_survives_the_loss_of_the_server(tmp_path: Path) -> None:
     with HyperQueueExecutor(tmp_path / "spool", slots=2) as executor:
         tally = tmp_path / "tally"
