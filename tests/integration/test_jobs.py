@@ -494,7 +494,7 @@ def test_a_class_of_a_script_takes_its_helpers_along(profile: Profile, tmp_path:
         check=False,
         env={**os.environ, "GRANGE_HOME": "/nowhere"},
     )
-    assert done.stdout.split() == ["0", "18.0"], done.stderr
+    assert done.stdout.split() == ["0", "18"], done.stderr
 
 
 def test_exit_codes_of_classes_are_checked() -> None:
