@@ -148,7 +148,7 @@ def main() -> int:
     print_commands(
         arguments.home,
         f"campaign show {energies.name}",
-        f"graph {example} -o {name}.svg    # where the fit of {name} comes from",
+        f"graph {example} -o {name}.svg    # the origin of one fit",
     )
     return 0
 

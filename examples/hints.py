@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -15,7 +16,9 @@ def grange_command(home: Path | None) -> str:
     program = (
         "grange" if found and Path(found).resolve() == installed.resolve() else os.path.relpath(installed)
     )
-    return f"{program} --home {home}" if home else program
+    if program.startswith(".."):
+        program = str(installed)
+    return f"{program} --home {shlex.quote(str(home))}" if home else program
 
 
 def print_commands(home: Path | None, *lines: str) -> None:
