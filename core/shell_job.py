@@ -90,9 +90,9 @@ class ShellJob(CalcJob):
             elif name != CODE:
                 words[name] = _writable(value, f"{self.label}: {name}")
         for path, content in self.files.items():
-            files[path] = _FORMATTER.vformat(content, (), words) if isinstance(content, str) else content
-        argv = [_FORMATTER.vformat(word, (), words) for word in self.argv]
-        stdin = None if self.stdin is None else _FORMATTER.vformat(self.stdin, (), words)
+            files[path] = content.format_map(words) if isinstance(content, str) else content
+        argv = [word.format_map(words) for word in self.argv]
+        stdin = None if self.stdin is None else self.stdin.format_map(words)
         return self._command(argv, files, stdin)
 
     def _command(self, argv: Sequence[str], files: Mapping[str, str | bytes], stdin: str | None) -> Command:
