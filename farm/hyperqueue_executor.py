@@ -354,14 +354,20 @@ class HyperQueueExecutor:
         self._handed.pop(name).chunk.finish()
 
     def _failed(self, name: str, reason: str) -> None:
-        """A runner ended badly: deliver what it had done, and say crashed of the rest."""
+        """A runner ended badly: go on with its chunk if it was killed, else say crashed of what is left."""
         self._look()
-        if name not in self._handed:
+        handed = self._handed.get(name)
+        if handed is None:
             return
-        if str(runner.EXIT_UNWRITABLE) in reason.split("code")[-1]:
+        if f"exit code {runner.EXIT_UNWRITABLE}" in reason:
             raise self._spool.unwritable()
-        self._deliver(self._handed[name], self._handed[name].chunk.sweep())
-        self._give_up(name, f"the runner failed: {reason}")
+        runner.kill_strays(str(handed.chunk.folder), CLOSE_PATIENCE_S)
+        self._deliver(handed, handed.chunk.sweep())
+        handed.losses += 1
+        if "signal" in reason and handed.losses <= runner.DEATHS:
+            self._send([handed], self._cpus(handed.group.resources))
+        else:
+            self._give_up(name, f"the runner failed: {reason}")
 
     def _give_up(self, name: str, reason: str) -> None:
         handed = self._handed.pop(name)

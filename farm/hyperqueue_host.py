@@ -68,7 +68,7 @@ class Host:
         self._worker = min(threads() - before, key=int)
         self._client = Client(folder)
         self._jobs: dict[int, tuple[Any, list[str]]] = {}
-        self._told: set[str] = set()
+        self._told: set[tuple[int, int]] = set()
 
     @property
     def lives(self) -> bool:
@@ -106,8 +106,8 @@ class Host:
         found = {}
         for job, chunks in self._jobs.values():
             for number, failure in self._client.get_failed_tasks(job).items():
-                if chunks[number] not in self._told:
-                    self._told.add(chunks[number])
+                if (job.id, number) not in self._told:
+                    self._told.add((job.id, number))
                     found[chunks[number]] = failure.error
         return found
 

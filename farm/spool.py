@@ -104,6 +104,7 @@ class Run:
     @classmethod
     def _claim(cls, path: Path) -> Run | None:
         until = time.monotonic() + PATIENCE_S
+        killed = False
         while True:
             try:
                 lock_fd = cls._lock(path)
@@ -115,9 +116,12 @@ class Run:
             if cls._owner_lives(path):
                 return None
             if time.monotonic() > until:
+                if killed:
+                    # Some child of the dead executor, none of ours, holds it: the run waits for another time.
+                    return None
                 cls._kill_runners(path)
                 runner.kill_strays(str(path))
-                until += PATIENCE_S
+                until, killed = until + PATIENCE_S, True
             time.sleep(0.02)
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -28,6 +29,7 @@ from grange.farm import (
     SpoolUnwritable,
     TaskRefused,
     TaskResult,
+    runner,
     ship,
 )
 from grange.farm.hyperqueue_executor import HyperQueueExecutor
@@ -255,6 +257,44 @@ def test_retrieve(executor: Executor) -> None:
         assert all(
             delivered.text(str(n), path) == f"{'a.out' if path == 'inside' else path}\n" for path in files
         )
+
+
+def test_streams_of_other_names(executor: Executor) -> None:
+    script = "echo out; echo err >&2"
+    delivered = run(
+        executor,
+        shell("apart", script, stdout="logs/a/out", stderr="err"),
+        shell("together", script, stdout="both", stderr="both"),
+        shell("plain", script),
+    )
+    assert delivered.text("apart", "logs/a/out") == "out\n"
+    assert delivered.text("apart", "err") == "err\n"
+    assert set(delivered.results["together"].files) == {"both"}
+    assert delivered.text("together", "both") == "out\nerr\n"
+    assert set(delivered.results["plain"].files) == {"stdout.txt", "stderr.txt"}
+
+
+def test_tasks_that_ill_treat_their_directory(executor: Executor) -> None:
+    """What one does to its directory and its streams' files, the next does not see."""
+    scripts = [
+        "echo kept; rm stdout.txt",
+        "echo kept; mv stdout.txt stderr.txt",
+        "echo kept; rm stdout.txt; ln -s /etc/passwd stdout.txt",
+        "echo kept; rm stdout.txt; mkdir stdout.txt",
+        "echo kept; ln stdout.txt other; chmod 000 stdout.txt",
+        "echo kept; rm -rf $PWD",
+        "echo kept; chmod 000 .",
+    ]
+    tasks = [shell(str(n), script) for n, script in enumerate(scripts) for _ in range(1)]
+    probes = [shell(f"probe{n}", "ls -A; cat stdout.txt stderr.txt; pwd") for n in range(len(tasks))]
+    mixed = [task for pair in zip(tasks, probes, strict=True) for task in pair]
+    delivered = run(executor, *mixed)
+    for n in range(len(tasks)):
+        assert delivered.text(str(n)) == "kept\n"
+        lines = delivered.text(f"probe{n}").splitlines()
+        assert lines[:2] == ["stderr.txt", "stdout.txt"]
+        assert delivered.results[f"probe{n}"].outcome == "finished"
+    assert Path("/etc/passwd").read_text().count("root:")
 
 
 def test_large_output_is_kept_once(executor: Executor) -> None:
@@ -730,6 +770,37 @@ def test_a_living_executor_is_not_recovered(own: Executor, kind: str, spool: Pat
     assert time.monotonic() - began < 1
     other.close()
     assert drain(own).results["a"].outcome == "finished"
+
+
+def test_kill_of_the_runners_loses_nothing(own: Executor, spool: Path, tmp_path: Path) -> None:
+    tally = tmp_path / "tally"
+    tasks = [shell(str(n), f"sleep 0.02; echo {n} >> {tally}") for n in range(100)]
+    own.submit(Batch(tuple(tasks)))
+    delivered = Delivered()
+    for _ in range(3):
+        packs = own.poll(0.3)
+        delivered.take(packs)
+        own.acknowledge(packs)
+        runner.send(runners(), signal.SIGKILL)
+    while own.outstanding:
+        packs = own.poll(1.0)
+        delivered.take(packs)
+        own.acknowledge(packs)
+    assert len(delivered.results) == 100
+    assert {result.outcome for result in delivered.results.values()} == {"finished"}
+    # Those that ran, or whose result had not been handed over, when their runner was killed, ran again.
+    lines = tally.read_text().split()
+    assert set(lines) == {str(n) for n in range(100)}
+
+
+def runners() -> list[int]:
+    """The runners below this process."""
+    found = []
+    for pid in runner.descendants():
+        with contextlib.suppress(OSError):
+            if b"import runner" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
 
 
 SUBMIT = """
