@@ -685,6 +685,15 @@ def descendants(known: Iterable[int] = ()) -> List[int]:
     return found
 
 
+def lives(pid: str) -> bool:
+    """Whether there is such a process; one that has ended and that nobody waits for is none."""
+    try:
+        with open("/proc/%s/stat" % pid, "rb") as file:
+            return file.read().rsplit(b")", 1)[1].split()[0] not in (b"Z", b"X")
+    except (OSError, IndexError):
+        return False
+
+
 def resident_bytes(pids: Iterable[int]) -> int:
     pages = 0
     for pid in pids:
@@ -987,10 +996,17 @@ class Scratch:
 
     def __init__(self, name: str) -> None:
         self._base = scratch_base(name)
+        self._clear_after_the_dead()
         self.path = os.path.join(self._base, "%d" % os.getpid())
         remove_tree(self.path)
         os.mkdir(self.path, 0o700)
         os.chdir(self.path)
+
+    def _clear_after_the_dead(self) -> None:
+        """Remove the directories of runners of this run that were killed."""
+        for pid in os.listdir(self._base):
+            if not lives(pid):
+                remove_tree(os.path.join(self._base, pid))
 
     def renew(self) -> None:
         """Empty it, whatever the task did to it."""

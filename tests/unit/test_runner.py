@@ -27,6 +27,15 @@ from grange.farm.errors import ResultMalformed
 from grange.farm.task import CommandTask, Resources
 from grange.repository.key import key_of
 
+
+@pytest.fixture(autouse=True)
+def scratch(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Tasks work in a scratch of the test's own."""
+    path = tmp_path_factory.mktemp("scratch")
+    monkeypatch.setenv("TMPDIR", str(path))
+    return path
+
+
 # Old interpreters
 
 
@@ -244,7 +253,9 @@ def test_a_pack_that_was_complete_but_had_not_its_name_yet(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("delay", [0.05, 0.15, 0.3, 0.45])
-def test_kill_of_the_runner_loses_at_most_the_running_task(tmp_path: Path, delay: float) -> None:
+def test_kill_of_the_runner_loses_at_most_the_running_task(
+    tmp_path: Path, scratch: Path, delay: float
+) -> None:
     tally = tmp_path / "tally"
     script = f'echo "$1" >> {tally}; sleep 0.02'
     tasks = [CommandTask(str(n), ("sh", "-c", script, "sh", str(n))) for n in range(20)]
@@ -262,6 +273,7 @@ def test_kill_of_the_runner_loses_at_most_the_running_task(tmp_path: Path, delay
         if result.outcome == "finished"
     ]
     assert sorted(ids, key=int) == [str(n) for n in range(20)]
+    assert list(scratch.iterdir()) == []
 
 
 def test_a_task_that_kills_its_runner_is_found_out(tmp_path: Path) -> None:
@@ -304,7 +316,11 @@ def test_nothing_of_the_runner_leaks_into_tasks(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
 def test_output_that_cannot_be_read_is_told_and_the_rest_is_kept() -> None:
     """As an ordinary user, because root reads everything."""
-    folder = Path(subprocess.run(["mktemp", "-d"], capture_output=True, text=True, check=True).stdout.strip())
+    folder = Path(
+        subprocess.run(
+            ["mktemp", "-d", "-p", "/tmp"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+    )
     try:
         task = CommandTask(
             "a", ("sh", "-c", "echo a > a; echo b > b; chmod 0 b; mkdir c; chmod 0 c"), retrieve=("*", "**/x")
@@ -322,6 +338,7 @@ def test_output_that_cannot_be_read_is_told_and_the_rest_is_kept() -> None:
             user=65534,
             group=65534,
             cwd="/",
+            env={**os.environ, "TMPDIR": str(folder)},
             capture_output=True,
             text=True,
             check=False,
