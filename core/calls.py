@@ -133,11 +133,10 @@ class Calls:
         if self._product:
             return prod(lengths.values())
         if len(set(lengths.values())) > 1:
-            said = ", ".join(f"{name} has {length}" for name, length in lengths.items())
             raise InputInvalid(
                 f"{self.recipe.label}: lengths",
-                said,
-                "iterables of one length; for every combination of them say product=True",
+                lengths,
+                "as many values for each input, or product=True for every combination of them",
             )
         return next(iter(lengths.values()))
 

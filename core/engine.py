@@ -176,7 +176,7 @@ class CampaignRun:
         self._submit(calls.recipe, calls.resources, recorded.to_run)
 
     def _count_answered(self, recorded: Recorded) -> None:
-        self.progress.done += recorded.answered
+        self.progress.done += recorded.answered + recorded.refused
         self.progress.reused += recorded.answered
         self.progress.failed += recorded.failed
         for process_id, extra in recorded.awaited.items():

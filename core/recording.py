@@ -41,6 +41,7 @@ class Recorded:
     places: list[int]
     to_run: list[ToRun] = field(default_factory=list)
     answered: int = 0
+    refused: int = 0
     failed: int = 0
     awaited: dict[int, int] = field(default_factory=dict)
 
@@ -127,7 +128,7 @@ def _record(
             recorded.answered += times[call.key]
         elif isinstance(draft, str):
             new.state, new.exit_message = State.EXCEPTED, draft
-            recorded.answered += times[call.key]
+            recorded.refused += times[call.key]
             recorded.failed += times[call.key]
         elif submit:
             recorded.to_run.append(ToRun(node_id, status.attempt, draft, call.values(), times[call.key]))
@@ -171,7 +172,7 @@ def _take_over(
             recorded.to_run.append(ToRun(process_id, attempt, draft, values, count))
         else:
             refused.append(rows.End.excepted(process_id, attempt, draft))
-            recorded.answered += count
+            recorded.refused += count
             recorded.failed += count
     rows.end(cursor, refused)
 

@@ -277,7 +277,7 @@ def _show(report: CampaignReport) -> None:
     click.secho(campaign.name, bold=True)
     if bar:
         click.echo(f"  {bar}")
-    rate = f" ({report.rate_per_s:,.3g} calls/s)" if report.rate_per_s else ""
+    rate = f" ({words.rate(report.rate_per_s)})" if report.rate_per_s else ""
     span = (
         words.duration((campaign.ended_at - campaign.started_at).total_seconds()) + rate
         if campaign.started_at and campaign.ended_at
@@ -286,7 +286,7 @@ def _show(report: CampaignReport) -> None:
     fields = [
         ("description", campaign.description),
         ("calls", f"{campaign.total:,}"),
-        ("stand", outcome.outcomes_line(campaign.outcomes)),
+        ("state", outcome.outcomes_line(campaign.outcomes)),
         ("reused", words.plural(campaign.cached, "result") + " of equal calls" if campaign.cached else ""),
         ("recorded", words.moment(campaign.time)),
         ("first start", words.moment(campaign.started_at)),

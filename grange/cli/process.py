@@ -86,11 +86,18 @@ def list_(
             return
         rows = list(found)
         if not rows:
-            click.echo("no such process" if campaign or states or failed else "no process yet")
+            click.echo(_nothing(campaign, states, failed))
             return
         print_table(_COLUMNS, [_row(row) for row in rows])
         if not everything:
             say_more(overview.processes_older(cursor, which, rows[-1].id), "process", "processes")
+
+
+def _nothing(campaign: str | None, states: tuple[str, ...], failed: bool) -> str:
+    where = f" in {campaign}" if campaign else ""
+    if failed and not states:
+        return f"nothing has failed{where}"
+    return f"no process{where} is {' or '.join(states)}" if states else f"no process{where} yet"
 
 
 @command.command()

@@ -48,6 +48,11 @@ def _two(large: int, unit: str, small: int, subunit: str) -> str:
     return f"{large} {unit}" + (f" {small} {subunit}" if small else "")
 
 
+def rate(per_s: float) -> str:
+    """Calls a second → "3,370 calls/s", "12.3 calls/s", "0.0412 calls/s"."""
+    return f"{per_s:,.0f} calls/s" if per_s >= 99.5 else f"{per_s:.3g} calls/s"
+
+
 def moment(time: datetime | None) -> str:
     """A time in the zone of this machine, to the second; "" where there is none."""
     return "" if time is None else time.astimezone().strftime("%Y-%m-%d %H:%M:%S")

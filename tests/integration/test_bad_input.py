@@ -118,7 +118,7 @@ def test_values_that_no_port_takes(profile: Profile, tmp_path: Path) -> None:
             relax,
             {"structure": crystal, "steps": [1, 2], "tol": [0.1, 0.2, 0.3]},
             InputInvalid,
-            "steps has 2, tol has 3",
+            "'steps': 2, 'tol': 3",
         ),
         (relax, {"structure": crystal, "steps": None}, InputInvalid, "relax: steps: expected int, got None"),
         (read, {"path": tmp_path / "none"}, InputInvalid, "a file that exists"),
