@@ -22,7 +22,7 @@ import pandas as pd
 from alloy_tables import print_metals, print_pairs, tabulate
 from ase import Atoms
 from ase.data import atomic_numbers, reference_states
-from hints import print_commands
+from hints import make_folder, print_commands
 
 import grange as gr
 
@@ -107,6 +107,7 @@ def birch_murnaghan(volumes: list[float], energies: list[float]) -> dict[str, fl
 
 def main() -> int:
     arguments = parse_arguments()
+    make_folder(arguments.output)
     found = compounds(arguments.pairs)
     names = [compound.name for compound in found]
     strains = np.linspace(-LARGEST_STRAIN, LARGEST_STRAIN, arguments.volumes).tolist()
@@ -160,7 +161,6 @@ def report(table: pd.DataFrame, points: pd.DataFrame, arguments: argparse.Namesp
     print_metals(table)
     print_pairs(table, arguments.pairs)
     folder = arguments.output
-    folder.mkdir(parents=True, exist_ok=True)
     table.to_csv(folder / "alloys.csv", index=False, float_format="%.6g")
     table.to_parquet(folder / "alloys.parquet")
     draw_curves(table, points, folder / "alloy_curves.png")

@@ -1,12 +1,23 @@
-"""The command to type next, as it works where the example was started."""
+"""What a person needs beside the results: a folder that takes them, and the command to type next."""
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import shutil
 import sys
 from pathlib import Path
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder for the results, before anything is computed; end with a sentence where that fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        sys.exit(f"The results cannot go to {folder}/ ({error.strerror}): --output names another folder.")
 
 
 def grange_command(home: Path | None) -> str:

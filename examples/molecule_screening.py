@@ -22,7 +22,7 @@ import pandas as pd
 from ase import Atoms
 from ase.build import molecule
 from ase.collections import g2
-from hints import print_commands
+from hints import make_folder, print_commands
 from molecule_tables import print_table, tabulate
 
 import grange as gr
@@ -113,6 +113,7 @@ def main() -> int:
     if shutil.which("xtb") is None:
         print("This example runs the program xtb, which is not on PATH: apt-get install xtb", file=sys.stderr)
         return 1
+    make_folder(arguments.output)
     names = arguments.molecules
     structures = [molecule(name) for name in names]
 
@@ -153,7 +154,6 @@ def report(table: pd.DataFrame, results: pd.DataFrame, folder: Path) -> None:
     for row in failed.itertuples():
         said = f"{row.label}: exit status {row.exit_status}, {row.exit_message}"
         print(textwrap.fill(said, 80, initial_indent="  ", subsequent_indent="    "))
-    folder.mkdir(parents=True, exist_ok=True)
     table.to_csv(folder / "ionisation.csv", index=False, float_format="%.6f")
     table.to_parquet(folder / "ionisation.parquet")
     draw_parity(table, folder / "ionisation.png")
