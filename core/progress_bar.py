@@ -107,7 +107,7 @@ class _Lines:
             self._print(progress)
 
     def end(self) -> None:
-        if self._last is not None:
+        if self._last is not None and self._last.total:
             self._print(self._last)
 
     def _print(self, progress: Progress) -> None:

@@ -204,10 +204,11 @@ def run(ctx: click.Context, name: str) -> None:
       grange campaign run fcc-eos
     """
     with _campaign(ctx, name) as campaign:
-        campaign.run(progress=True)
+        done = campaign.run(progress=True)
         summary = _summary(campaign)
         paused = campaign.paused()
-    click.echo(f"{name}: {outcome.outcomes_line(summary.outcomes) or 'no calls'}")
+    nothing = "" if done.total else " (nothing was left to run)"
+    click.echo(f"{name}: {outcome.outcomes_line(summary.outcomes) or 'no calls'}{nothing}")
     for reason, count in paused.items():
         click.echo(f"{words.plural(count, 'call')} paused: {reason}", err=True)
 
