@@ -59,9 +59,9 @@ def lock_campaign(connection: Connection, campaign_id: int, *, wait_s: float = 2
             cursor.execute("SELECT pg_try_advisory_lock(%s, %s)", (CAMPAIGN_LOCK, campaign_id))
             if (cursor.fetchone() or (False,))[0]:
                 return
-            holder = _holder(cursor, campaign_id)
+            holder, name = _holder(cursor, campaign_id), _name(cursor, campaign_id)
         if time.monotonic() >= deadline:
-            raise CampaignBusy(f"campaign {campaign_id} is being run by {holder}: wait for it or end it")
+            raise CampaignBusy(f"campaign {name} is being run by {holder}: wait for it or end it")
         time.sleep(0.05)
 
 
@@ -69,6 +69,11 @@ def unlock_campaign(connection: Connection, campaign_id: int) -> None:
     """Give a campaign back."""
     with transaction(connection) as cursor:
         cursor.execute("SELECT pg_advisory_unlock(%s, %s)", (CAMPAIGN_LOCK, campaign_id))
+
+
+def _name(cursor: Cursor, campaign_id: int) -> str:
+    cursor.execute('SELECT label FROM "group" WHERE id = %s', (campaign_id,))
+    return str((cursor.fetchone() or (campaign_id,))[0])
 
 
 def _holder(cursor: Cursor, campaign_id: int) -> str:
