@@ -117,20 +117,23 @@ SELECT p.label, p.state::text, p.exit_status, p.exit_message, p.attempt, p.pause
 FROM process p LEFT JOIN "group" g ON g.id = p.campaign_id WHERE p.node_id = %s
 """
 
-# What stands in a line about the node at the far end of a link, and the order of the lines.
+# What stands in a line about the node at the far end of a link, and the order of the lines: that of the
+# alphabet, but elements of a list by their number.
 _NEIGHBOUR = """
 SELECT l.type::text, l.label, n.id, n.uuid::text, n.kind::text, n.node_type, n.label,
        CASE WHEN n.kind = 'data' AND pg_column_size(n.attributes) < 65536 THEN n.attributes END,
        p.state::text, p.exit_status, p.label, l.total
 FROM ({links}) l JOIN node n ON n.id = l.far_id LEFT JOIN process p ON p.node_id = n.id
-ORDER BY l.type, l.label, n.id
+ORDER BY l.type, regexp_replace(l.label, '__[0-9]+$', ''),
+         substring(l.label FROM '__([0-9]{{1,9}})$')::integer NULLS FIRST, l.label, n.id
 """
 
 # The first links that arrive at a node, by each partial index, with how many there are of their type.
 _ARRIVING = _NEIGHBOUR.format(
     links="""
     (SELECT type, label, source_id AS far_id, count(*) OVER (PARTITION BY type) AS total FROM link
-     WHERE target_id = %(id)s AND type IN ('input_calc', 'input_work') ORDER BY label LIMIT %(limit)s)
+     WHERE target_id = %(id)s AND type IN ('input_calc', 'input_work')
+     ORDER BY substring(label FROM '__([0-9]{1,9})$')::integer NULLS FIRST, label LIMIT %(limit)s)
     UNION ALL
     (SELECT type, label, source_id, 1 FROM link WHERE target_id = %(id)s AND type = 'create')
     UNION ALL

@@ -64,7 +64,7 @@ def _said(progress: Progress) -> str:
     parts = []
     if progress.computed:
         parts.append(f"{progress.rate:,.0f}/s" if progress.rate >= 10 else f"{progress.rate:.1f}/s")
-        if progress.done < progress.total:
+        if progress.done < progress.total and _is_telling(progress):
             parts.append(f"{_whole((progress.total - progress.done) / progress.rate)} left")
     if progress.done >= progress.total:
         parts.append(f"in {duration(time.monotonic() - progress.started_at)}")
@@ -73,6 +73,11 @@ def _said(progress: Progress) -> str:
     if progress.failed:
         parts.append(f"{progress.failed:,} failed")
     return ", ".join(parts)
+
+
+def _is_telling(progress: Progress) -> bool:
+    """Whether the rate is more than that of the first few, who wait for the runners to start."""
+    return progress.computed * 20 >= progress.total or time.monotonic() - progress.started_at > 5
 
 
 def _whole(seconds: float) -> str:
