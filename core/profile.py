@@ -8,7 +8,7 @@ from __future__ import annotations
 import atexit
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,9 @@ from grange.core.profile_file import EMBEDDED, ProfileFile, read_profile_file
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from grange.core.group import Group
+    from grange.core.link import Link
+    from grange.core.node import Node
     from grange.repository import Key, Repository
 
 
@@ -149,6 +152,92 @@ class Profile:
         if self._worker_id is None:
             self._worker_id = worker.register_worker(self.connection)
         return self._worker_id
+
+    # ------------------------------------------------------------ nodes and groups
+
+    def store(self, *nodes: Node, links: Iterable[Link] = ()) -> None:
+        """Store nodes and links, all or nothing: inputs before calculations, these before their outputs.
+
+            x, y = gr.Int(1), gr.Str("one")
+            profile.store(x, y)
+
+        Errors: LinkInvalid, InputInvalid; nothing is stored then. StoreFull, DatabaseUnavailable.
+        """
+        from grange.core.graph import forgotten_on_error, store
+
+        with forgotten_on_error(nodes), self.transaction() as cursor:
+            store(
+                cursor,
+                nodes,
+                links,
+                user_id=self.user_id,
+                repository=self.repository,
+                index=self.index(cursor),
+                reader=self.read_files,
+            )
+
+    def load(self, *references: int | str) -> list[Node]:
+        """Nodes by id, uuid (or how it begins), or campaign/number, in that order, in a few queries.
+
+        Errors: NotFound; InputInvalid for what names no node, or several.
+        """
+        from grange.core.graph import load
+        from grange.core.reference import node_ids
+
+        with self.transaction() as cursor:
+            return load(cursor, node_ids(cursor, list(map(str, references))), self.read_files)
+
+    def update(self, *nodes: Node) -> None:
+        """Write label, description and extras of stored nodes: what may change of them."""
+        from grange.core.graph import update
+
+        with self.transaction() as cursor:
+            update(cursor, nodes)
+
+    def groups(self) -> list[Group]:
+        """All groups that people made, by label; campaigns are not among them."""
+        from grange.core import group
+
+        with self.transaction() as cursor:
+            return group.list_groups(cursor, group.CORE)
+
+    def create_group(self, label: str, nodes: Iterable[Node | int] = (), *, description: str = "") -> Group:
+        """A new group of these stored nodes. Errors: NameExists, InputInvalid, NotFound."""
+        from grange.core import group
+
+        with self.transaction() as cursor:
+            made = group.create(cursor, label, user_id=self.user_id, description=description)
+            group.add_nodes(cursor, made, nodes)
+            return group.load(cursor, label)
+
+    def add_to_group(self, label: str, nodes: Iterable[Node | int]) -> int:
+        """Put stored nodes into a group; returns how many were not in it. Errors: NotFound."""
+        from grange.core import group
+
+        with self.transaction() as cursor:
+            return group.add_nodes(cursor, group.load(cursor, label), nodes)
+
+    def remove_from_group(self, label: str, nodes: Iterable[Node | int]) -> int:
+        """Take nodes out of a group; the nodes stay. Returns how many were in it. Errors: NotFound."""
+        from grange.core import group
+
+        with self.transaction() as cursor:
+            return group.remove_nodes(cursor, group.load(cursor, label), nodes)
+
+    def group_nodes(self, label: str) -> list[Node]:
+        """The nodes of a group, oldest first. Errors: NotFound."""
+        from grange.core import group
+        from grange.core.graph import load
+
+        with self.transaction() as cursor:
+            return load(cursor, group.node_ids(cursor, group.load(cursor, label)), self.read_files)
+
+    def delete_group(self, label: str) -> None:
+        """Delete a group; its nodes stay. Errors: NotFound."""
+        from grange.core import group
+
+        with self.transaction() as cursor:
+            group.delete(cursor, [group.load(cursor, label)])
 
     # ------------------------------------------------------------ files
 
