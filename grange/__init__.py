@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from grange.core.errors import GrangeError
     from grange.core.exit_code import ExitCode
     from grange.core.group import Group
+    from grange.core.link import Link, LinkType
     from grange.core.node import Data
     from grange.core.profile import Profile
     from grange.core.profile import open_profile as open  # noqa: A004
@@ -60,6 +61,8 @@ _HOME = {
     "Group": "grange.core.group",
     "InstalledCode": "grange.core.data",
     "Int": "grange.core.data",
+    "Link": "grange.core.link",
+    "LinkType": "grange.core.link",
     "List": "grange.core.data",
     "PortableCode": "grange.core.data",
     "Profile": "grange.core.profile",
@@ -96,6 +99,8 @@ __all__ = [
     "Group",
     "InstalledCode",
     "Int",
+    "Link",
+    "LinkType",
     "List",
     "PortableCode",
     "Profile",

@@ -31,6 +31,8 @@ NAMES = [
     "Group",
     "InstalledCode",
     "Int",
+    "Link",
+    "LinkType",
     "List",
     "PortableCode",
     "Profile",
