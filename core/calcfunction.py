@@ -14,7 +14,7 @@ from grange.core.calls import Argument, make_argument
 from grange.core.errors import GrangeError, InputInvalid
 from grange.core.exit_code import ExitCode
 from grange.core.function_recipe import FunctionRecipe, outputs_of_return
-from grange.core.graph import store
+from grange.core.graph import forgotten_on_error, store
 from grange.core.link import Link, LinkType
 from grange.core.node import Data
 from grange.core.port import port_of
@@ -120,7 +120,8 @@ class CalcFunction:
             raise error
         if exit_code is not None:
             raise CalculationFailed(recipe.label, exit_code, process_id)
-        return outputs.get("result") if not isinstance(returned, dict) or not outputs else dict(outputs)
+        by_name = isinstance(returned, dict) and outputs.keys() == returned.keys()
+        return dict(outputs) if by_name else outputs.get("result")
 
     def _bound(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:
         """What is given, by port; what comes by position goes to the ports in their order."""
@@ -162,14 +163,16 @@ def _record(
         for label, item in argument.nodes.items()
     ]
     links += [Link(node, item, LinkType.CREATE, label) for label, item in outputs.items()]
-    with profile.transaction() as cursor:
+    new = [*(item for item in data.values() if item.id is None), node, *outputs.values()]
+    with forgotten_on_error(new), profile.transaction() as cursor:
         store(
             cursor,
-            [*(item for item in data.values() if item.id is None), node, *outputs.values()],
+            new,
             links,
             user_id=profile.user_id,
             repository=profile.repository,
             index=profile.index(cursor),
+            reader=profile.read_files,
         )
         assert node.id is not None
         rows.insert(

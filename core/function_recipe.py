@@ -109,9 +109,13 @@ def outputs_of_return(returned: object, label: str) -> dict[str, Data] | ExitCod
         return returned
     if returned is None:
         return {}
-    if isinstance(returned, dict) and returned and all(isinstance(key, str) for key in returned):
-        for key in returned:
-            if not is_label(key):
+    if isinstance(returned, dict) and all(isinstance(key, str) for key in returned):
+        for key, value in returned.items():
+            if not is_label(key) or key == "retrieved":
                 raise InputInvalid(f"{label}: name of an output", key, OUTPUT_NAME)
+            if value is None:
+                raise InputInvalid(
+                    f"{label}: output {key}", value, "a value; leave out an output that is not there"
+                )
         return {key: to_data(value, f"{label}: output {key}") for key, value in returned.items()}
     return {"result": to_data(returned, f"{label}: output result")}

@@ -412,3 +412,29 @@ def test_a_namespace_of_a_dict_comes_back_as_one(profile: Profile) -> None:
     second.run(progress=False)
     row = second.results().iloc[0]
     assert (row["parts"], row["result"]) == ({"a": [1.0, 4.0], "b": 9.0}, 14.0)
+
+
+def test_a_calcfunction_returns_by_the_rules_of_the_farm(profile: Profile) -> None:
+    @gr.calcfunction
+    def give(kind: str) -> object:
+        return {
+            "several": {"a": 1, "b": [2]},
+            "nothing": None,
+            "empty": {},
+            "hole": {"a": None},
+            "name": {"a b": 1},
+            "code": gr.ExitCode(300, "no"),
+        }[kind]
+
+    several = give.run(profile, "several")
+    assert {name: node.value for name, node in several.items()} == {"a": 1, "b": [2]}
+    assert give.run(profile, "nothing") is None
+    assert give.run(profile, "empty") == {}
+    for kind in ("hole", "name"):
+        with pytest.raises(InputInvalid, match="give"):
+            give.run(profile, kind)
+    with pytest.raises(gr.CalculationFailed, match="300"):
+        give.run(profile, "code")
+    with profile.transaction() as cursor:
+        cursor.execute("SELECT state::text, count(*) FROM process GROUP BY 1 ORDER BY 1")
+        assert cursor.fetchall() == [("excepted", 2), ("finished", 4)]
