@@ -309,14 +309,19 @@ def _acceptor(annotation: object) -> Accept:
 
 
 def _unwrapped(annotation: Any) -> Any:
-    """Without Annotated, NewType and the like: the type that counts."""
+    """Without Annotated, NewType, aliases and the like: the type that counts."""
     while True:
+        alias = getattr(get_origin(annotation), "__value__", None)  # NDArray is one from NumPy 2.5 on
         if get_origin(annotation) in (typing.Annotated, typing.Required, typing.NotRequired, typing.Final):
             annotation = get_args(annotation)[0]
         elif isinstance(annotation, typing.NewType):
             annotation = annotation.__supertype__
         elif isinstance(annotation, typing.TypeVar):
             annotation = annotation.__bound__ or Any
+        elif alias is not None:
+            annotation = alias[get_args(annotation)]
+        elif hasattr(annotation, "__value__") and type(annotation).__name__ == "TypeAliasType":
+            annotation = annotation.__value__
         else:
             return annotation
 
