@@ -1,4 +1,4 @@
-"""How long does the command line keep a person waiting? Beside a bare interpreter, in one run.
+"""How long does grange keep a person waiting? The command line beside a bare interpreter, and first contact.
 
     measure.py [--quick] [--repeat R]
 
@@ -16,13 +16,29 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from grange.core.postgres import Server, stop_server
 from grange.core.profile import open_profile
 
-#: docs/design.md: `grange --version` within 100 ms, `grange status` within 300 ms.
-AIM_VERSION_MS, AIM_STATUS_MS = 100.0, 300.0
+#: What a person should not have to wait longer for.
+AIMS_MS = {"grange --version": 100.0, "grange status": 300.0, "first recorded result": 3000.0}
+
+#: The script of somebody who has never used grange; told() says when results are first in the record.
+FIRST_CONTACT = """
+import sys, time
+import grange as gr
+def square(x): return x * x
+seen = []
+def told(progress):
+    if progress.done and not seen:
+        seen.append(time.time())
+campaign = gr.Campaign("squares", gr.open())
+campaign.map(square, x=range(1000))
+campaign.run(progress=told)
+print(seen[0], time.time())
+"""
 
 GRANGE = str(Path(sys.executable).with_name("grange"))
 COMMANDS = {
@@ -51,7 +67,29 @@ def main() -> None:
     finally:
         stop_server(home / "postgres", force=True)
         shutil.rmtree(home, ignore_errors=True)
-    report(rounds)
+    contacts = [first_contact() for _ in range(3 if chosen.quick else 7)]
+    rounds["first recorded result"] = [(first, 0.0) for first, _ in contacts]
+    rounds["a thousand results"] = [(last, 0.0) for _, last in contacts]
+    report(rounds, keep=not chosen.quick)
+
+
+def first_contact() -> tuple[float, float]:
+    """Milliseconds from starting Python, with no home yet, to the first result and to the thousandth."""
+    home = Path(tempfile.mkdtemp(prefix="grange-bench-")) / "home"
+    began = time.time()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", FIRST_CONTACT],
+            env={**os.environ, "GRANGE_HOME": str(home)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    finally:
+        stop_server(home / "postgres", force=True)
+        shutil.rmtree(home.parent, ignore_errors=True)
+    first, last = map(float, done.stdout.split())
+    return (first - began) * 1000, (last - began) * 1000
 
 
 def measure(home: Path, repeat: int) -> dict[str, list[tuple[float, float]]]:
@@ -76,29 +114,35 @@ def measure(home: Path, repeat: int) -> dict[str, list[tuple[float, float]]]:
     return found
 
 
-def report(rounds: dict[str, list[tuple[float, float]]]) -> None:
+def report(rounds: dict[str, list[tuple[float, float]]], *, keep: bool) -> None:
     """A table, and the figures in the last line."""
     print(f"{'':24}{'median ms':>10}{'fastest ms':>12}{'slowest ms':>12}{'peak MiB':>10}")
     figures = {}
     for name, runs in rounds.items():
         times, memory = [run[0] for run in runs], [run[1] for run in runs]
         figures[f"{name}: ms"] = round(statistics.median(times), 1)
-        figures[f"{name}: peak MiB"] = round(statistics.median(memory), 1)
+        if any(memory):
+            figures[f"{name}: peak MiB"] = round(statistics.median(memory), 1)
         print(
             f"{name:24}{statistics.median(times):10.1f}{min(times):12.1f}{max(times):12.1f}"
-            f"{statistics.median(memory):10.1f}"
+            + (f"{statistics.median(memory):10.1f}" if any(memory) else "")
         )
-    version, status = figures["grange --version: ms"], figures["grange status: ms"]
+    figures["version over bare python"] = round(
+        figures["grange --version: ms"] / figures["python -c pass: ms"], 3
+    )
+    # of the aims the one that is nearest to being missed: 1 is just reached, more is better
+    ratio = min(aim / figures[f"{name}: ms"] for name, aim in AIMS_MS.items())
     result = {
         "question": "import_time",
-        "ratio": round(version / figures["python -c pass: ms"], 3),
-        "aim": {"grange --version: ms": AIM_VERSION_MS, "grange status: ms": AIM_STATUS_MS},
-        "reached": version <= AIM_VERSION_MS and status <= AIM_STATUS_MS,
+        "ratio": round(ratio, 3),
+        "aim": 1.0,
+        "aims_ms": AIMS_MS,
         "figures": figures,
     }
-    results = Path(__file__).with_name("results")
-    results.mkdir(exist_ok=True)
-    (results / "latest.json").write_text(json.dumps(result, indent=1) + "\n")
+    if keep:
+        results = Path(__file__).with_name("results")
+        results.mkdir(exist_ok=True)
+        (results / "latest.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result))
 
 
