@@ -193,18 +193,26 @@ def results(
 
 @command.command()
 @click.argument("name")
+@click.option(
+    "--executor",
+    default="local",
+    show_default=True,
+    metavar="NAME",
+    help="local, hyperqueue (its tasks have no network), or hyperqueue-open-server.",
+)
 @click.pass_context
-def run(ctx: click.Context, name: str) -> None:
+def run(ctx: click.Context, name: str, executor: str) -> None:
     """Go on with a campaign: run what is recorded and not done.
 
     Ctrl-C ends it in order; what was done stays done, and running it again goes on from there.
 
     \b
-    Example:
+    Examples:
       grange campaign run fcc-eos
+      grange campaign run fcc-eos --executor hyperqueue
     """
     with _campaign(ctx, name) as campaign:
-        done = campaign.run(progress=True)
+        done = campaign.run(progress=True, executor=executor)
         summary = _summary(campaign)
         paused = campaign.paused()
     nothing = "" if done.total else " (nothing was left to run)"
