@@ -16,8 +16,10 @@ class ExitCode:
     message: str
 
     def __post_init__(self) -> None:
-        if type(self.status) is not int or self.status <= 0:
-            raise ValueError(f"an exit status is an int above 0, as 0 means success; got {self.status!r}")
+        if type(self.status) is not int or not 0 < self.status < 1 << 31:
+            raise ValueError(
+                f"an exit status is an int above 0, as 0 means success, and below 2**31; got {self.status!r}"
+            )
 
     def format(self, **places: object) -> ExitCode:
         """The same exit code with its message filled in.

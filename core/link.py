@@ -59,10 +59,14 @@ _CALLS = (LinkType.CALL_CALC, LinkType.CALL_WORK)
 _LABEL = re.compile(r"[A-Za-z](?:[A-Za-z0-9_]*[A-Za-z0-9])?", re.ASCII)
 
 
+#: Characters of a label, as in AiiDA; the database has them in an index.
+LABEL_LIMIT = 255
+
+
 @lru_cache(maxsize=4096)
 def is_label(label: str) -> bool:
-    """Whether a text can label a link: ASCII letters, digits, underscores; no underscore at an end."""
-    return isinstance(label, str) and _LABEL.fullmatch(label) is not None
+    """Whether a text can label a link: ASCII letters, digits, underscores; no underscore at an end; not long."""
+    return isinstance(label, str) and len(label) <= LABEL_LIMIT and _LABEL.fullmatch(label) is not None
 
 
 def check(links: Iterable[Link]) -> None:
@@ -96,7 +100,7 @@ def _check_label(label: str, link: Link) -> None:
     if not is_label(label):
         raise LinkInvalid(
             f"{link!r}: a label is made of ASCII letters, digits and underscores; "
-            "it begins with a letter and does not end in an underscore"
+            f"it begins with a letter, does not end in an underscore, and has at most {LABEL_LIMIT} characters"
         )
 
 

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 from grange.core.data.convert import described, to_data
 from grange.core.errors import InputInvalid, InputMissing
-from grange.core.link import is_label
+from grange.core.link import LABEL_LIMIT, is_label
 from grange.core.node import Data
 
 #: Stands for "no default"; None is one.
@@ -118,8 +118,8 @@ def checked_name(name: str, where: str) -> str:
         raise InputInvalid(
             f"{where}: {name}",
             name,
-            "a name of ASCII letters, digits and single underscores, a letter first, no underscore last "
-            "(it becomes the label of a link)",
+            "a name of ASCII letters, digits and single underscores, a letter first, no underscore last, "
+            f"at most {LABEL_LIMIT} of them (it becomes the label of a link)",
         )
     return name
 

@@ -53,6 +53,12 @@ WIDE = 1 << 31
 PACK_BYTES = 32 << 20
 MIB = 1 << 20
 
+#: Of an output's name: what labels a link is in an index of the database.
+LABEL_LIMIT = 255
+#: Bits of an int that Python still writes out as JSON (4,300 digits).
+INT_BITS = 14284
+#: The largest exit status that the database takes.
+LARGEST_STATUS = (1 << 31) - 1
 #: In marks: no task is running.
 IDLE = 0xFFFFFFFF
 PAIR = struct.Struct("=2I")
@@ -1437,6 +1443,8 @@ class Encoder:
                 ' dict whole, return {"result": the dict}',
                 repr(name),
             )
+        if len(name) > LABEL_LIMIT:
+            raise NotRecordable("an output's name has at most %d characters" % LABEL_LIMIT, name[:40] + "...")
         try:
             return self.typed(value)
         except NotRecordable as problem:
@@ -1449,7 +1457,7 @@ class Encoder:
         if kind is float:
             return ["float", value if value - value == 0 else special_float(value)]
         if kind is int:
-            return ["int", value]
+            return ["int", recordable_int(value)]
         if kind is str:
             return ["str", recordable_text(value)]
         if kind is bool:
@@ -1491,7 +1499,9 @@ class Encoder:
                     " or in a NumPy array" % special_float(value)
                 )
             return value
-        if kind is int or kind is bool or value is None:
+        if kind is int:
+            return recordable_int(value)
+        if kind is bool or value is None:
             return value
         if isinstance(value, str) and not isinstance(value, enum.Enum):
             return recordable_text(str(value))
@@ -1583,6 +1593,12 @@ class Encoder:
 
 def special_float(value: float) -> str:
     return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
+
+
+def recordable_int(value: int) -> int:
+    if value.bit_length() > INT_BITS:
+        raise NotRecordable("an int of more than 4,300 digits; return it as a str")
+    return value
 
 
 def recordable_text(value: str) -> str:
@@ -1847,6 +1863,8 @@ class Functions:
         if type(value).__name__ == "ExitCode":
             status, message = getattr(value, "status", None), getattr(value, "message", None)
             if isinstance(status, int) and isinstance(message, str):
+                if not 0 <= status <= LARGEST_STATUS:
+                    raise NotRecordable("an exit status is at most %d" % LARGEST_STATUS, "the exit code")
                 result["return_code"], result["message"] = int(status), clean_text(message)
                 return
         result["outputs"] = self._encoder.outputs(value)
