@@ -119,6 +119,8 @@ def translate(error: psycopg2.Error) -> Exception:
         return DatabaseUnavailable(f"the disk of the database is full or failing: {message}")
     if state in ("25006", "42501"):
         return DatabaseUnavailable(f"the database does not let this user write: {message}")
+    if state[:2] == "54":  # a value beyond what PostgreSQL's indexes or documents take
+        return error
     lost = isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
     if lost and state != "57014":  # a statement that was cancelled on purpose
         return DatabaseUnavailable(f"the database cannot be reached: {message}")

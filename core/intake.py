@@ -6,8 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import psycopg2
+import psycopg2.errors
+
 from grange.core import process as rows
-from grange.core.errors import GrangeError
+from grange.core.data.folder import Folder
+from grange.core.errors import GrangeError, InputInvalid, LinkInvalid
 from grange.core.exit_status import OUTPUT_INVALID
 from grange.core.graph import store
 from grange.core.link import Link, LinkType
@@ -19,6 +23,9 @@ from grange.core.recipe import Conclusion, Recipe, failed
 from grange.core.transition import ProcessStatus, State, step
 from grange.farm.result import ResultPack, TaskResult
 from grange.repository import BlobLocation, Key
+
+#: What storing raises when the data are to blame: what parse() gave, or a value that PostgreSQL refuses.
+_OF_DATA = (InputInvalid, LinkInvalid, psycopg2.DataError, psycopg2.errors.ProgramLimitExceeded)
 
 #: Output files up to this size are read for parsers in one go, larger ones when asked for.
 READ_AHEAD_BYTES = 64 * 1024
@@ -59,10 +66,31 @@ class Intake:
             for result in pack.results:
                 if result.id in opened and opened[result.id].attempt == result.attempt:
                     results.setdefault(result.id, result)
+        try:
+            return self._in_one(list(results.values()), opened, locations)
+        except _OF_DATA:
+            pass
+        # Something in it cannot be stored: one by one, so that it ends its own process and no other.
+        ended = self._in_one([], opened, locations)
+        for result in results.values():
+            try:
+                ended |= self._in_one([result], opened, locations)
+            except _OF_DATA as error:
+                ended |= self._in_one([result], opened, locations, refusal=str(error))
+        return ended
+
+    def _in_one(
+        self,
+        results: Sequence[TaskResult],
+        opened: Mapping[str, Opened],
+        locations: Mapping[Key, BlobLocation],
+        refusal: str = "",
+    ) -> dict[str, bool]:
+        """Record results in one transaction, with the places of all files."""
         with self._profile.transaction() as cursor:
             if locations:
                 self._profile.index(cursor).add(locations)
-            return self._record(cursor, list(results.values()), opened, locations)
+            return self._record(cursor, results, opened, locations, refusal)
 
     def _record(
         self,
@@ -70,6 +98,7 @@ class Intake:
         results: Sequence[TaskResult],
         opened: Mapping[str, Opened],
         locations: Mapping[Key, BlobLocation],
+        refusal: str,
     ) -> dict[str, bool]:
         index = self._profile.index(cursor)
 
@@ -82,7 +111,7 @@ class Intake:
         for result in results:
             process = opened[result.id]
             files = OutputFiles(result.files, read, ahead, result.return_code)
-            conclusion = _concluded(process, result, files)
+            conclusion = _refused(result, refusal) if refusal else _concluded(process, result, files)
             conclusions[process.process_id] = conclusion
             ends.append(_end(process, result, conclusion))
         ended = rows.end(cursor, ends)
@@ -135,6 +164,11 @@ def _concluded(process: Opened, result: TaskResult, files: OutputFiles) -> Concl
         return process.recipe.conclude(result, process.values, files)
     except GrangeError as error:
         return failed(OUTPUT_INVALID, str(error))
+
+
+def _refused(result: TaskResult, reason: str) -> Conclusion:
+    kept: dict[str, Data] = {"retrieved": Folder.of_keys(result.files)} if result.files else {}
+    return failed(OUTPUT_INVALID, reason, kept)
 
 
 def _end(process: Opened, result: TaskResult, conclusion: Conclusion) -> End:

@@ -65,7 +65,8 @@ LABEL_LIMIT = 255
 
 @lru_cache(maxsize=4096)
 def is_label(label: str) -> bool:
-    """Whether a text can label a link: ASCII letters, digits, underscores; no underscore at an end; not long."""
+    """Whether a text can label a link: ASCII letters, digits, underscores, not too many; none of the last at
+    an end."""
     return isinstance(label, str) and len(label) <= LABEL_LIMIT and _LABEL.fullmatch(label) is not None
 
 
@@ -100,7 +101,7 @@ def _check_label(label: str, link: Link) -> None:
     if not is_label(label):
         raise LinkInvalid(
             f"{link!r}: a label is made of ASCII letters, digits and underscores; "
-            f"it begins with a letter, does not end in an underscore, and has at most {LABEL_LIMIT} characters"
+            f"it begins with a letter, does not end in an underscore, has at most {LABEL_LIMIT} characters"
         )
 
 

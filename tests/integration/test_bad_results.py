@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 import grange as gr
@@ -32,6 +30,25 @@ def far(n: int) -> object:
     return ExitCode(2**40) if n else n
 
 
+class Shared(gr.CalcJob):
+    """Gives one and the same node from every call, as a constant of a module is easily given."""
+
+    class Inputs:
+        n: int
+
+    class Outputs:
+        five: int
+
+    def prepare(self, inputs: object) -> gr.Command:
+        return gr.Command(["true"])
+
+    def parse(self, files: object) -> dict[str, object]:
+        return {"five": FIVE}
+
+
+FIVE = gr.Int(5)
+
+
 def test_what_cannot_be_written_ends_its_own_call_alone(profile: Profile) -> None:
     campaign = gr.Campaign("odd", profile)
     campaign.map(odd, n=range(40))
@@ -51,3 +68,15 @@ def test_an_exit_status_that_no_column_takes(profile: Profile) -> None:
     assert list(campaign.results()["state"]) == ["finished", "excepted"]
     with pytest.raises(ValueError, match=r"below 2\*\*31"):
         gr.ExitCode(2**40, "far")
+
+
+def test_a_node_that_all_calls_give_is_the_output_of_one(profile: Profile) -> None:
+    campaign = gr.Campaign("shared", profile)
+    campaign.map(Shared, n=range(6))
+    campaign.run(progress=False)
+    frame = campaign.results()
+    assert sorted(frame["exit_status"]) == [0] + [174] * 5
+    assert frame["exit_message"].dropna().str.contains("data that is made here").sum() == 5
+    with profile.transaction() as cursor:
+        cursor.execute("SELECT count(*) FROM link JOIN node ON id = target_id WHERE link.label = 'five'")
+        assert cursor.fetchone() == (1,)
