@@ -113,6 +113,8 @@ class CampaignRun:
         for calls in self._maps:
             # nothing to run yet, but what can never run here is refused before anything is stored
             self.executor.submit(Batch((), calls.resources))
+        # A run of this same process that was interrupted while it ended has not freed what it held.
+        self._release()
         self._recover()
         if not self._maps:
             with self.profile.transaction() as cursor:
@@ -259,4 +261,4 @@ class CampaignRun:
 
     def _release(self) -> None:
         with self.profile.transaction() as cursor:
-            rows.release(cursor, self.profile.worker_id)
+            rows.release(cursor, self.profile.worker_id, self.campaign_id)

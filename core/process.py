@@ -306,14 +306,14 @@ def pause(cursor: Any, ids: Collection[int], reason: str) -> None:
     )
 
 
-def release(cursor: Any, worker_id: int) -> int:
-    """Give back what this worker has not ended, so that whoever comes next takes it over."""
+def release(cursor: Any, worker_id: int, campaign_id: int) -> int:
+    """Give back what this worker has not ended of a campaign, so that whoever comes next takes it over."""
     cursor.execute(
         """
         UPDATE process SET worker_id = NULL, state = 'created'
-        WHERE worker_id = %s AND state IN ('waiting', 'running')
+        WHERE worker_id = %s AND campaign_id = %s AND state IN ('created', 'waiting', 'running')
         """,
-        (worker_id,),
+        (worker_id, campaign_id),
     )
     return int(cursor.rowcount)
 

@@ -180,13 +180,20 @@ class LocalPool:
         if self._closed:
             return
         self._closed = True
-        for one in self._runners:
-            self._dismiss(one)
-        self._reap(self._runners)
-        self._runners.clear()
-        self._selector.close()
-        os.close(self._log)
-        self._spool.close(undelivered=bool(self._ready))
+        try:
+            for one in self._runners:
+                self._dismiss(one)
+            self._reap(self._runners)
+        except BaseException:  # somebody has lost patience; a runner that lives would write on
+            for one in self._runners:
+                one.process.kill()
+                one.process.wait()
+            raise
+        finally:
+            self._runners.clear()
+            self._selector.close()
+            os.close(self._log)
+            self._spool.close(undelivered=bool(self._ready))
 
     # Runners: start, listen, bury.
 

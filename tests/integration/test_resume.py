@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ import grange as gr
 from grange.core import frame as frames
 from grange.core.profile import Profile, open_profile
 from grange.core.transition import State
+from grange.farm.local_pool import LocalPool
 
 MODULE = textwrap.dedent("""
     import grange as gr
@@ -390,3 +392,36 @@ def test_results_come_in_while_another_process_runs(profile: Profile, project: P
     runner.join()
     assert len([count for count in seen if 0 < count < 100]) > 2
     assert len(gr.Campaign("slow", profile).results()) == 100
+
+
+def slow(n: int) -> int:
+    time.sleep(0.02)
+    return n
+
+
+def test_a_run_that_was_interrupted_while_it_ended_is_gone_on_with_by_the_same_process(
+    profile: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    campaign = gr.Campaign("impatient", profile)
+    campaign.map(slow, n=range(60))
+    reap = LocalPool._reap
+
+    def impatient(pool: LocalPool, ending: Any) -> None:
+        monkeypatch.setattr(LocalPool, "_reap", reap)
+        raise KeyboardInterrupt  # Ctrl-C again, while the runners end
+
+    def stop(progress: gr.Progress) -> None:
+        if progress.done > 10:
+            monkeypatch.setattr(LocalPool, "_reap", impatient)
+            raise ValueError("enough")
+
+    with pytest.raises(KeyboardInterrupt):
+        campaign.run(progress=stop)
+    assert campaign.counts().get((State.WAITING, False), 0) > 0
+    again = gr.Campaign("impatient", profile)
+    again.map(slow, n=range(60))
+    done = again.run(progress=False)
+    assert done.done == done.total == 60
+    assert again.counts() == {(State.FINISHED, False): 60}
+    left = [path.name for path in (profile.spool / f"campaign-{campaign.id}").iterdir()]
+    assert left == []
