@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 from grange.core.errors import InputInvalid
 from grange.core.json_value import checked_text
@@ -42,6 +43,8 @@ def checked(command: object, where: str) -> Command:
 
     Errors: InputInvalid, naming what is wrong with it.
     """
+    if _is_simple(command):
+        return command
     where = f"{where}.prepare()"
     if not isinstance(command, Command):
         raise InputInvalid(where, command, "a gr.Command")
@@ -62,6 +65,22 @@ def checked(command: object, where: str) -> Command:
         raise InputInvalid(f"{where}: stdin", command.stdin, "one of the files")
     _check_streams(command, where)
     return command
+
+
+def _is_simple(command: object) -> TypeGuard[Command]:
+    """The quick way for what most commands are: plain arguments, no files, nothing but the usual streams."""
+    return (
+        type(command) is Command
+        and not command.files
+        and not command.environment
+        and not command.retrieve
+        and command.stdin is None
+        and command.stdout == "stdout.txt"
+        and command.stderr == "stderr.txt"
+        and type(command.argv) is list
+        and all(type(arg) is str and arg.isascii() and "\0" not in arg for arg in command.argv)
+        and command.argv[:1] not in ([], [""])
+    )
 
 
 def _check_path(path: object, where: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,13 +23,15 @@ from grange.core.profile import Profile
 from grange.core.recipe import Conclusion, Recipe, failed
 from grange.core.transition import ProcessStatus, State, step
 from grange.farm.result import ResultPack, TaskResult
-from grange.repository import BlobLocation, Key
+from grange.repository import BlobCorrupt, BlobLocation, BlobMissing, Index, Key, key_of
 
 #: What storing raises when the data are to blame: what parse() gave, or a value that PostgreSQL refuses.
 _OF_DATA = (InputInvalid, LinkInvalid, psycopg2.DataError, psycopg2.errors.ProgramLimitExceeded)
 
 #: Output files up to this size are read for parsers in one go, larger ones when asked for.
 READ_AHEAD_BYTES = 64 * 1024
+#: Most programs leave one: it need not be read.
+_EMPTY = key_of(b"")
 
 
 @dataclass(slots=True)
@@ -105,7 +108,7 @@ class Intake:
         def read(keys: Sequence[Key]) -> list[bytes]:
             return self._profile.repository.read(keys, index)
 
-        ahead = self._read_ahead(results, opened, locations, read)
+        ahead = self._read_ahead(results, opened, locations, index)
         conclusions: dict[int, Conclusion] = {}
         ends = []
         for result in results:
@@ -143,19 +146,29 @@ class Intake:
         results: Sequence[TaskResult],
         opened: Mapping[str, Opened],
         locations: Mapping[Key, BlobLocation],
-        read: Any,
+        index: Index,
     ) -> dict[Key, bytes]:
-        """The small files that parsers are likely to ask for, in one read of the packs."""
-        wanted: dict[Key, None] = {}
-        for result in results:
-            if not opened[result.id].recipe.parses:
-                continue
-            for key in result.files.values():
-                location = locations.get(key)
-                if location is not None and location.size <= READ_AHEAD_BYTES:
-                    wanted[key] = None
-        keys = list(wanted)
-        return dict(zip(keys, read(keys), strict=True)) if keys else {}
+        """The small files that parsers are likely to ask for, in one read of the packs.
+
+        A runner puts what it has kept before into no later pack of its chunk: where that is, one look
+        into the index tells for all of them.
+        """
+        wanted = {
+            key for result in results if opened[result.id].recipe.parses for key in result.files.values()
+        }
+        ahead = {_EMPTY: b""} if _EMPTY in wanted else {}
+        wanted -= ahead.keys()
+        elsewhere = index.find(wanted - locations.keys())
+        keys = [
+            key
+            for key in wanted
+            if (place := locations.get(key) or elsewhere.get(key)) and place.size <= READ_AHEAD_BYTES
+        ]
+        if keys:
+            # What is missing or damaged is told by the parser that asks for it, and of its process alone.
+            with contextlib.suppress(BlobMissing, BlobCorrupt):
+                ahead.update(zip(keys, self._profile.repository.read(keys, index), strict=True))
+        return ahead
 
 
 def _concluded(process: Opened, result: TaskResult, files: OutputFiles) -> Conclusion:

@@ -76,9 +76,17 @@ class JobRecipe:
         job.inputs = SimpleNamespace(**inputs)
         return job
 
-    def draft(self, values: Mapping[str, object]) -> Draft:
+    def prepared(self, values: Mapping[str, object]) -> Command:
+        """What prepare() of one call gives."""
         job = self.new_job(values)
-        command = checked(job.prepare(job.inputs), self.label)
+        return job.prepare(job.inputs)
+
+    def parsed(self, values: Mapping[str, object], files: OutputFiles) -> object:
+        """What parse() of one call gives."""
+        return self.new_job(values).parse(files)
+
+    def draft(self, values: Mapping[str, object]) -> Draft:
+        command = checked(self.prepared(values), self.label)
         attributes: dict[str, Any] = {"argv": list(command.argv)}
         if command.retrieve:
             attributes["retrieve_list"] = list(command.retrieve)
@@ -109,7 +117,7 @@ class JobRecipe:
         if result.return_code and not self.job_class.parse_failed:
             return failed(NON_ZERO_EXIT, f"{result.return_code}{_last_words(files)}", kept)
         try:
-            parsed = self.new_job(values).parse(files)
+            parsed = self.parsed(values, files)
         except (Exception, SystemExit) as error:  # the user's parser: what it raises is a result, never ours
             return failed(OUTPUT_NOT_PARSED, f"parse() raised {type(error).__name__}: {error}", kept)
         if isinstance(parsed, ExitCode):

@@ -30,6 +30,7 @@ Reader = Callable[[Sequence[Key]], list[bytes]]
 
 _N = TypeVar("_N", bound="Node")
 _D = TypeVar("_D", bound="Data")
+_P = TypeVar("_P", bound="ProcessNode")
 _NO_ATTRIBUTES: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -356,6 +357,28 @@ class ProcessNode(Node):
             self._files = {checked_path(path): content for path, content in files.items()}
         self._process_type = process_type
         self._computer_id = computer_id
+
+    @classmethod
+    def from_checked(
+        cls: type[_P],
+        attributes: dict[str, Any],
+        *,
+        label: str = "",
+        files: Mapping[str, Content] = NO_FILES,
+        process_type: str | None = None,
+    ) -> _P:
+        """A process that is not stored yet from attributes that json_value.checked() has given.
+
+        Thousands of processes may share what lies in them: nothing changes it.
+
+        Errors: InputInvalid if a file has a path that leads elsewhere.
+        """
+        node = cls.__new__(cls)
+        node._begin(attributes, label)
+        if files:
+            node._files = {checked_path(path): content for path, content in files.items()}
+        node._process_type = process_type
+        return node
 
 
 @register_generic

@@ -9,7 +9,7 @@ from typing import Any, cast
 import grange.core.data  # noqa: F401  (makes the classes known that rows are loaded as)
 from grange.core.content_hash import hash_of_content
 from grange.core.database import escape
-from grange.core.files import files_of, metadata_of
+from grange.core.files import Content, files_of, metadata_of
 from grange.core.json_value import checked, checked_text, decoded, encoded, for_database
 from grange.core.link import Link
 from grange.core.node import Data, Node, Reader, class_of
@@ -33,6 +33,7 @@ _PLAIN_MIDDLE = "\\N\t\\N\t\t\t{}\t{}\t"
 def node_lines(nodes: Sequence[Node], user_id: int) -> Iterator[str]:
     """Rows of nodes (NODE_COLUMNS) for COPY, many to an item. Ids, uuids and keys of files are there."""
     heads: dict[type[Node], tuple[str, bytes]] = {}
+    folders = _Folders()
     for start in range(0, len(nodes), _ROWS_A_BLOCK):
         lines = []
         for node in nodes[start : start + _ROWS_A_BLOCK]:
@@ -45,14 +46,14 @@ def node_lines(nodes: Sequence[Node], user_id: int) -> Iterator[str]:
                 digest = "\\N"
             else:
                 if node._files:
-                    node._hash = hash_of_content(node.node_type, text, cast("Mapping[str, Key]", node._files))
+                    node._hash = folders.hash_of(node, text)
                 else:  # the same, without its detours
                     node._hash = sha256(hashed_type + text + b"\0").digest()
                 digest = "\\\\x" + node._hash.hex()
             text = for_database(text)
             if b"\\" in text:
                 text = text.replace(b"\\", b"\\\\")
-            middle = _PLAIN_MIDDLE if _is_plain(node) else _middle(node)
+            middle = _PLAIN_MIDDLE if _is_plain(node) else _middle(node, folders)
             lines.append(f"{node.id}\t{node.uuid}{head}{middle}{text.decode()}\t{digest}\n")
         yield "".join(lines)
 
@@ -75,7 +76,31 @@ def _is_plain(node: Node) -> bool:
     )
 
 
-def _middle(node: Node) -> str:
+class _Folders(dict[tuple[tuple[str, Content], ...], str]):
+    """The column repository_metadata by files: what many programs leave is the same few files."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._hashes: dict[tuple[str, tuple[tuple[str, Content], ...]], bytes] = {}
+
+    def __missing__(self, files: tuple[tuple[str, Content], ...]) -> str:
+        keys = cast("Mapping[str, Key]", dict(files))
+        self[files] = text = escape(encoded(metadata_of(keys)).decode())
+        return text
+
+    def hash_of(self, node: Node, attributes: bytes) -> bytes:
+        """The content hash of a node with files, and with these attributes as canonical JSON."""
+        files = cast("Mapping[str, Key]", node._files)
+        if attributes != b"{}":
+            return hash_of_content(node.node_type, attributes, files)
+        of = (node.node_type, tuple(node._files.items()))
+        found = self._hashes.get(of)
+        if found is None:
+            found = self._hashes[of] = hash_of_content(node.node_type, attributes, files)
+        return found
+
+
+def _middle(node: Node, folders: _Folders) -> str:
     """The columns between node_type and attributes."""
     process_type = "\\N" if node._process_type is None else escape(node._process_type)
     computer = "\\N" if node._computer_id is None else str(node._computer_id)
@@ -84,7 +109,7 @@ def _middle(node: Node) -> str:
     extras = escape(for_database(encoded(node._extras)).decode()) if node._extras else "{}"
     files = "{}"
     if node._files:
-        files = escape(encoded(metadata_of(cast("Mapping[str, Key]", node._files))).decode())
+        files = folders[tuple(node._files.items())]
     return f"{process_type}\t{computer}\t{label}\t{description}\t{extras}\t{files}\t"
 
 

@@ -11,6 +11,7 @@ from grange.core import process as rows
 from grange.core.calls import Call, Calls
 from grange.core.errors import GrangeError
 from grange.core.graph import SHARED_TYPES, clone_outputs, find_inputs, forget, store
+from grange.core.json_value import checked
 from grange.core.link import Link, LinkType
 from grange.core.node import Data, Node
 from grange.core.process import NewProcess
@@ -228,12 +229,15 @@ def _nodes_and_links(
     recipe = calls.recipe
     nodes: list[Node] = []
     links: list[Link] = []
+    shared = checked(calls.attributes, "attributes")
     for call, draft in zip(fresh, drafts, strict=True):
-        attributes, files = calls.attributes, recipe.files
-        if isinstance(draft, Draft) and (draft.attributes or draft.files):
-            attributes = {**attributes, **draft.attributes}
-            files = {**files, **draft.files}
-        node = recipe.node_class(
+        attributes, files = shared, recipe.files
+        if isinstance(draft, Draft):
+            if draft.attributes:
+                attributes = {**shared, **checked(draft.attributes, "attributes")}
+            if draft.files:
+                files = {**files, **draft.files}
+        node = recipe.node_class.from_checked(
             attributes, label=calls.label_of(call), files=files, process_type=recipe.process_type
         )
         nodes.append(node)

@@ -172,6 +172,14 @@ class ShellRecipe(JobRecipe):
         job.inputs = SimpleNamespace(**values)
         return job
 
+    # Neither of these keeps anything in the job or looks at its inputs: all calls may share one.
+
+    def prepared(self, values: Mapping[str, object]) -> Command:
+        return self._job.prepare(SimpleNamespace(**values))
+
+    def parsed(self, values: Mapping[str, object], files: OutputFiles) -> object:
+        return self._job.parse(files)
+
 
 def _split(command: object) -> list[str]:
     """The program and its arguments, as templates."""

@@ -99,7 +99,7 @@ def step(status: ProcessStatus, event: Event) -> ProcessStatus:
     if isinstance(event, Submitted):
         if status.state is not State.CREATED:
             raise TransitionInvalid(f"a process that is {status.state} cannot be submitted")
-        return replace(status, state=State.WAITING, attempt=status.attempt + 1)
+        return ProcessStatus(State.WAITING, status.attempt + 1, status.exit_status, status.message)
     if status.state in ENDED:
         return status
     if isinstance(event, Killed):
@@ -117,5 +117,5 @@ def step(status: ProcessStatus, event: Event) -> ProcessStatus:
     if isinstance(event, Requeued):
         return replace(status, state=State.CREATED)
     if isinstance(event, Finished):
-        return replace(status, state=State.FINISHED, exit_status=event.exit_status, message=event.message)
+        return ProcessStatus(State.FINISHED, status.attempt, event.exit_status, event.message)
     return replace(status, state=State.EXCEPTED, message=event.message)

@@ -113,7 +113,12 @@ class LocalPool:
         return self._outstanding
 
     def submit(self, batch: Batch) -> None:
-        """Take tasks; returns before they run. Errors: TaskRefused, ExecutorUnavailable."""
+        """Take tasks; returns before they run.
+
+        Whoever submits is not polling meanwhile: runners that have become idle get work here too.
+
+        Errors: TaskRefused, ExecutorUnavailable, SpoolUnwritable.
+        """
         if self._closed:
             raise ExecutorUnavailable("this local pool is closed")
         need = batch.resources
@@ -127,6 +132,8 @@ class LocalPool:
             )
         self._queue.add(batch)
         self._outstanding += len(batch.tasks)
+        if self._runners:
+            self._listen(0.0)
         self._feed()
 
     def poll(self, timeout_s: float) -> list[ResultPack]:
