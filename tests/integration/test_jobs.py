@@ -17,6 +17,9 @@ import pytest
 import grange as gr
 from grange.core.graph import load
 from grange.core.profile import Profile
+from grange.farm.local_pool import LocalPool
+from grange.farm.result import ResultPack
+from grange.repository.counting_store import CountingStore
 
 HARTREE = 27.2
 
@@ -508,3 +511,34 @@ def test_exit_codes_of_classes_are_checked() -> None:
         class Twice(gr.CalcJob):
             A = gr.ExitCode(300, "a")
             B = gr.ExitCode(300, "b")
+
+
+class InTwo(LocalPool):
+    """Delivers the first pack by itself and all others together."""
+
+    first = True
+
+    def poll(self, timeout_s: float) -> list[ResultPack]:
+        packs = super().poll(timeout_s)
+        if packs and self.first:
+            self.first = False
+            self._ready += packs[1:]
+            self._outstanding += sum(len(pack.results) for pack in packs[1:])
+            return packs[:1]
+        while self.outstanding:
+            packs += super().poll(timeout_s)
+        return packs
+
+
+def test_what_many_programs_print_alike_is_read_once_for_all_that_are_delivered_together(
+    profile: Profile, tmp_path: Path
+) -> None:
+    counted = CountingStore(profile.repository.store)
+    profile.repository.store = counted
+    campaign = gr.Campaign("alike", profile)
+    campaign.map(gr.ShellJob(["sh", "-c", "echo alike", "sh", "{index}"]), index=range(16))
+    with InTwo(tmp_path / "spool", slots=1, flush_s=0.0) as pool:
+        done = campaign.run(progress=False, executor=pool)
+    assert (done.done, done.failed) == (16, 0)
+    assert campaign.results()["stdout"].tolist() == ["alike\n"] * 16
+    assert counted.calls["get_ranges"] <= 3
