@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 import math
 import os
-import subprocess
 import shutil
+import subprocess
 import sys
 import textwrap
 import threading
