@@ -17,7 +17,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from grange.core import keeper
+from grange.core import keeper, postgres
 from grange.core.errors import DatabaseUnavailable
 from grange.core.postgres import Server, find_binaries, server_status, stop_server
 from grange.core.postgres_account import account_of
@@ -127,6 +127,25 @@ def test_not_stopped_while_in_use(folder: Path) -> None:
         assert answer(server) == 42
         assert stop_server(folder, force=True)
         assert not server_status(folder).running
+
+
+def test_a_server_that_does_not_end_in_order_is_ended_all_the_same(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server(folder)
+    server.hold()
+    pid = pid_of(folder)
+    helpers = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    checkpointer = next(
+        child for child in helpers if b"checkpointer" in Path(f"/proc/{child}/cmdline").read_bytes()
+    )
+    os.kill(checkpointer, signal.SIGSTOP)
+    monkeypatch.setattr(postgres, "PATIENCE_S", 6.5)
+    assert stop_server(folder, force=True)
+    assert not server_status(folder).running
+    server.ensure_running()
+    assert answer(server) == 42
+    server.release()
 
 
 def test_only_the_owner_may_come_in(folder: Path) -> None:
