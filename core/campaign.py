@@ -14,7 +14,7 @@ from grange.core import process as rows
 from grange.core.calcjob import CalcJob
 from grange.core.calls import Calls, Fixed
 from grange.core.engine import CampaignRun, Progress
-from grange.core.errors import InputInvalid, NotFound
+from grange.core.errors import CampaignBusy, InputInvalid, NameExists, NotFound
 from grange.core.executors import open_executor
 from grange.core.frame import lazy_results, results
 from grange.core.function_recipe import FunctionRecipe
@@ -68,10 +68,7 @@ class Campaign:
             try:
                 self.id = group.load(cursor, name, CAMPAIGN_TYPE).id
             except NotFound:
-                made = group.create(
-                    cursor, name, user_id=profile.user_id, description=description, type_string=CAMPAIGN_TYPE
-                )
-                self.id = made.id
+                self.id = _made(cursor, name, profile.user_id, description)
         self._maps: list[Calls] = []
         self._places: list[array[int]] = []
 
@@ -239,13 +236,30 @@ class Campaign:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Hold the campaign: one process at a time records and runs its calls."""
-        self.profile.worker_id  # noqa: B018 – registers this process, so that others can be told who runs it
-        lock_campaign(self.profile.connection, self.id)
+        profile = self.profile
+        profile.worker_id  # noqa: B018 – registers this process, so that others can be told who runs it
+        connection = profile.connection
+        with connection.turn:
+            if self.id in profile.held:  # the database would let us: the lock is our own
+                raise CampaignBusy(f"campaign {self.name} is being run by this process: wait for its end")
+            lock_campaign(connection, self.id)
+            profile.held.add(self.id)
         try:
             yield
         finally:
-            if not self.profile.connection.closed:
-                unlock_campaign(self.profile.connection, self.id)
+            try:
+                if not connection.closed:
+                    unlock_campaign(connection, self.id)
+            finally:
+                profile.held.discard(self.id)
+
+
+def _made(cursor: Any, name: str, user_id: int, description: str) -> int:
+    try:
+        made = group.create(cursor, name, user_id=user_id, description=description, type_string=CAMPAIGN_TYPE)
+    except NameExists:  # a script that was started at the same moment was quicker
+        made = group.load(cursor, name, CAMPAIGN_TYPE)
+    return made.id
 
 
 def recipe_of(runnable: Runnable) -> Recipe:

@@ -6,6 +6,8 @@ Functions take a cursor and never commit; whoever opened the transaction owns it
 from __future__ import annotations
 
 import os
+import select
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +18,6 @@ from psycopg2 import extensions
 
 from grange.core.errors import DatabaseUnavailable, LinkInvalid, NameExists, NodeImmutable
 
-Connection = extensions.connection
 Cursor = extensions.cursor
 
 Text = TypeVar("Text", str, bytes)
@@ -40,6 +41,14 @@ _NAMES = {
 }
 
 
+class Connection(extensions.connection):
+    """A connection that several threads may use: each has its turn for a whole transaction."""
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.turn = threading.RLock()
+
+
 def connect(dsn: str) -> Connection:
     """A connection with grange's defaults: UTC, our name on it, a dead peer noticed within two minutes.
 
@@ -49,6 +58,7 @@ def connect(dsn: str) -> Connection:
     with translated():
         return psycopg2.connect(
             dsn,
+            connection_factory=Connection,
             application_name="grange",
             connect_timeout=10,
             client_encoding="UTF8",
@@ -62,23 +72,45 @@ def connect(dsn: str) -> Connection:
         )
 
 
+def is_lost(connection: Connection) -> bool:
+    """Whether the session has ended without us: the server of an idle one has nothing else to say."""
+    if connection.closed:
+        return True
+    with connection.turn:
+        if connection.info.transaction_status != extensions.TRANSACTION_STATUS_IDLE:
+            return False
+        poll = select.poll()
+        poll.register(connection.fileno(), select.POLLIN)
+        if not poll.poll(0):
+            return False
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT")
+            connection.rollback()
+        except (psycopg2.OperationalError, psycopg2.InterfaceError):
+            return True
+    return False
+
+
 @contextmanager
 def transaction(connection: Connection) -> Iterator[Cursor]:
     """A cursor in a transaction of its own: committed at the end, rolled back by an exception. Not nested.
 
-    Errors: those of translated(); RuntimeError when the connection is in a transaction already.
+    While another thread is in one, this waits.
+    Errors: those of translated(); RuntimeError when this thread is in a transaction already.
     """
-    if connection.info.transaction_status != extensions.TRANSACTION_STATUS_IDLE and not connection.closed:
-        raise RuntimeError("transactions are not nested: this connection is in one already")
-    with translated():
-        with connection.cursor() as cursor:
-            try:
-                yield cursor
-            except BaseException:
-                if not connection.closed:
-                    connection.rollback()
-                raise
-            connection.commit()
+    with connection.turn:
+        if connection.info.transaction_status != extensions.TRANSACTION_STATUS_IDLE and not connection.closed:
+            raise RuntimeError("transactions are not nested: this connection is in one already")
+        with translated():
+            with connection.cursor() as cursor:
+                try:
+                    yield cursor
+                except BaseException:
+                    if not connection.closed:
+                        connection.rollback()
+                    raise
+                connection.commit()
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import os
 import stat
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from grange.core import database, migrate, worker
 from grange.core.blob_index import PostgresIndex
 from grange.core.database import Connection, Cursor
 from grange.core.errors import DatabaseUnavailable, ProfileInvalid
-from grange.core.postgres import Server, ServerStatus, server_status
+from grange.core.postgres import PATIENCE_S, Server, ServerStatus, server_status
 from grange.core.profile_file import EMBEDDED, ProfileFile, read_profile_file
 
 if TYPE_CHECKING:
@@ -50,8 +51,10 @@ class DatabaseInfo:
 
 
 class Profile:
-    """An open profile. One thread at a time; connect() gives others a connection of their own.
+    """An open profile. Threads take turns, a transaction each; connect() gives a connection of one's own.
 
+    A connection that was lost is made again, except under a running campaign: the campaign's lock went with
+    it, so that run ends, and the next one goes on.
     Close it, or use it in a `with`; what is left open is closed when the interpreter ends.
     """
 
@@ -63,6 +66,8 @@ class Profile:
         self._connection: Connection | None = None
         self._user_id: int | None = None
         self._worker_id: int | None = None
+        #: The campaigns that this profile's connection holds.
+        self.held: set[int] = set()
         self._repository: Repository | None = None
 
     def __enter__(self) -> Profile:
@@ -96,9 +101,20 @@ class Profile:
 
     @property
     def connection(self) -> Connection:
-        """The connection of this profile."""
+        """The connection of this profile.
+
+        Errors: DatabaseUnavailable.
+        """
         if self._connection is None:
             raise DatabaseUnavailable(f"the profile {self.home} is closed: open it again")
+        if os.getpid() != self._owner:
+            raise DatabaseUnavailable(
+                f"the profile {self.home} was opened by the process that this one was forked from, and two "
+                "cannot share a connection: open it again here"
+            )
+        if not self.held and database.is_lost(self._connection):
+            self._worker_id = None  # its lock went with the connection
+            self._connection = _connect(self)
         return self._connection
 
     @contextmanager
@@ -149,9 +165,11 @@ class Profile:
 
         It becomes one the first time that it is asked for, which must not be inside a transaction.
         """
-        if self._worker_id is None:
-            self._worker_id = worker.register_worker(self.connection)
-        return self._worker_id
+        connection = self.connection
+        with connection.turn:
+            if self._worker_id is None:
+                self._worker_id = worker.register_worker(connection)
+            return self._worker_id
 
     # ------------------------------------------------------------ nodes and groups
 
@@ -260,11 +278,13 @@ class Profile:
 
         Inside a transaction or outside of any.
         """
-        if self.connection.info.transaction_status == extensions.TRANSACTION_STATUS_IDLE:
-            with self.transaction() as cursor:
+        connection = self.connection
+        with connection.turn:
+            if connection.info.transaction_status == extensions.TRANSACTION_STATUS_IDLE:
+                with self.transaction() as cursor:
+                    return self.repository.read(keys, self.index(cursor))
+            with connection.cursor() as cursor:
                 return self.repository.read(keys, self.index(cursor))
-        with self.connection.cursor() as cursor:
-            return self.repository.read(keys, self.index(cursor))
 
     @property
     def spool(self) -> Path:
@@ -295,9 +315,7 @@ def open_profile(home: Path | str | None = None) -> Profile:
                     binaries=folder / config.postgres_bin if config.postgres_bin else None,
                 )
                 profile.server.hold()
-                profile._connection = _connect_embedded(profile.server)
-            else:
-                profile._connection = database.connect(config.database)
+            profile._connection = _connect(profile)
             profile._user_id = _prepare(profile._connection, config.email)
         except BaseException:
             profile.close()
@@ -344,14 +362,25 @@ def _user_id(cursor: Cursor, email: str) -> int:
     return int(row[0])
 
 
+def _connect(profile: Profile) -> Connection:
+    if profile.server is None:
+        return database.connect(profile.config.database)
+    return _connect_embedded(profile.server)
+
+
 def _connect_embedded(server: Server) -> Connection:
-    try:
-        return database.connect(server.dsn())
-    except DatabaseUnavailable as error:
-        if 'database "grange" does not exist' not in str(error):
-            # It ended between our look and our call: once more, with a start.
-            server.ensure_running()
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
             return database.connect(server.dsn())
+        except DatabaseUnavailable as error:
+            if 'database "grange" does not exist' in str(error):
+                break
+            if "the database system is" not in str(error) or time.monotonic() > deadline:
+                # It ended between our look and our call: once more, with a start.
+                server.ensure_running()
+                return database.connect(server.dsn())
+            time.sleep(0.02)  # it starts, ends, or recovers from a crash
     # The first of all connections. initdb's empty database is renamed: cheaper than making another.
     first = database.connect(server.dsn("template1"))
     try:
