@@ -12,6 +12,7 @@ from typing import Any
 from grange.core import function_recipe, job_recipe
 from grange.core.calcjob import CalcJob
 from grange.core.data.convert import plain
+from grange.core.files import files_of
 from grange.core.fingerprint import fingerprint, source_of
 from grange.core.function_recipe import FunctionRecipe
 from grange.core.graph import load
@@ -25,7 +26,6 @@ from grange.core.recipe import Recipe
 from grange.core.resources import resources_of_attributes
 from grange.core.shell_job import SHELL_ATTRIBUTE, ShellJob, ShellRecipe
 from grange.farm.task import Resources
-from grange.repository import Key
 
 
 class CodeChanged(Exception):
@@ -71,7 +71,7 @@ class RecordedRecipes:
         }
 
     def _recipe(self, cursor: Any, process: Claimed, to_run: bool) -> Recipe | CodeChanged:
-        files = file_keys(process.repository_metadata)
+        files = files_of(process.repository_metadata)
         attributes = process.attributes
         identity = (
             process.process_type,
@@ -162,18 +162,6 @@ def _check_unchanged(code: object, attributes: Mapping[str, Any], source: bytes 
     what = "the source of" if now != (source or b"") else "something that is used by"
     shown = name.replace(":", ".")
     raise CodeChanged(f"{what} {shown} has changed since this call was recorded: map it again")
-
-
-def file_keys(repository_metadata: Mapping[str, Any], folder: str = "") -> dict[str, Key]:
-    """Path → key of the files of a node."""
-    files: dict[str, Key] = {}
-    for name, entry in repository_metadata.get("o", {}).items():
-        path = f"{folder}{name}"
-        if "k" in entry:
-            files[path] = Key(entry["k"])
-        else:
-            files.update(file_keys(entry, f"{path}/"))
-    return files
 
 
 def load_values(profile: Profile, cursor: Any, claimed: Sequence[Claimed]) -> dict[int, dict[str, object]]:

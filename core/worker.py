@@ -11,19 +11,12 @@ import os
 import socket
 import time
 
-from grange.core.database import Connection, Cursor, transaction, translated
+from grange.core.database import Connection, Cursor, transaction
 from grange.core.errors import CampaignBusy
 
 #: First keys of grange's advisory locks; the second key is the id of the row.
 WORKER_LOCK = 0x67_72_61_01
 CAMPAIGN_LOCK = 0x67_72_61_02
-
-#: A query of the ids of all living workers, to stand in brackets inside a statement: worker_id IN (…).
-LIVING_WORKERS = f"""
-    SELECT objid::bigint::integer FROM pg_locks
-    WHERE locktype = 'advisory' AND classid::bigint = {WORKER_LOCK} AND objsubid = 2 AND granted
-      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-"""  # noqa: S608 – a constant of ours
 
 
 def register_worker(connection: Connection) -> int:
@@ -38,13 +31,6 @@ def register_worker(connection: Connection) -> int:
         (worker_id,) = cursor.fetchone() or (0,)
         cursor.execute("SELECT pg_advisory_lock(%s, %s)", (WORKER_LOCK, worker_id))
     return int(worker_id)
-
-
-def dead_workers(cursor: Cursor) -> list[int]:
-    """The ids of workers that are gone."""
-    with translated():
-        cursor.execute(f"SELECT id FROM worker WHERE id NOT IN ({LIVING_WORKERS}) ORDER BY id")  # noqa: S608
-        return [worker_id for (worker_id,) in cursor.fetchall()]
 
 
 def lock_campaign(connection: Connection, campaign_id: int, *, wait_s: float = 2.0) -> None:
