@@ -216,7 +216,8 @@ def test_a_forked_child_leaves_the_session_to_its_parent(profile: Profile) -> No
 def living(profile: Profile) -> set[int]:
     with profile.transaction() as cursor:
         cursor.execute(
-            "SELECT objid::integer FROM pg_locks WHERE locktype = 'advisory' AND classid::bigint = %s AND granted"
+            "SELECT objid::integer FROM pg_locks"
+            " WHERE locktype = 'advisory' AND classid::bigint = %s AND granted"
             " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
             (WORKER_LOCK,),
         )
