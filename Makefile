@@ -14,7 +14,7 @@ TYPES := build/types/grange
 
 install: $(VENV)/installed
 
-$(VENV)/installed: pyproject.toml requirements.lock deploy/make-venv.sh
+$(VENV)/installed: pyproject.toml requirements.lock deploy/make-venv.sh deploy/checkout_finder.py
 	@deploy/make-venv.sh $(PYTHON) $(VENV)
 	@touch $@
 

@@ -41,9 +41,7 @@ echo "Installing what grange needs into $folder (a minute or so) ..."
 quietly "$folder/bin/python" -m pip install --quiet --upgrade pip "setuptools>=77"
 quietly "$folder/bin/python" -m pip install --quiet --no-deps -r requirements.lock
 quietly "$folder/bin/python" -m pip install --quiet --no-deps --no-build-isolation --editable .
-# The editable finder goes first: else Python takes a folder named grange beside a script, as this checkout
-# is seen from the folder that holds it, for the package.
-cat >"$("$folder/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/grange-first.pth" <<'END'
-import sys; sys.meta_path.sort(key=lambda finder: not getattr(finder, "__module__", "").startswith("__editable___grange"))
-END
+packages=$("$folder/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+cp deploy/checkout_finder.py "$packages/_grange_checkout_finder.py"
+echo "import _grange_checkout_finder" >"$packages/grange_checkout.pth"
 "$folder/bin/python" -c "import grange.core, grange.farm, grange.repository"

@@ -122,3 +122,10 @@ def test_the_first_lines(home: Path) -> None:
     steps = pd.read_csv(home / "first.csv").set_index("start")["result"]
     assert len(steps) == 1000
     assert (steps[1], steps[27], steps[871]) == (0, 111, 178)
+
+
+def test_a_script_beside_a_folder_named_grange(tmp_path: Path) -> None:
+    """As in the folder that holds the checkout: an environment of `make install` finds the package."""
+    (tmp_path / "grange").mkdir()
+    (tmp_path / "script.py").write_text("import grange as gr; print(gr.Campaign.__name__)")
+    assert run(tmp_path, tmp_path / "script.py") == "Campaign\n"
