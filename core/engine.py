@@ -205,10 +205,14 @@ class CampaignRun:
             return
         ids = [int(result.id) for pack in packs for result in pack.results]
         with self.profile.transaction() as cursor:
-            opened = self._recipes.open(cursor, rows.find_open(cursor, ids))
-        opened = {key: process for key, process in opened.items() if process.recipe is not None}
+            unfinished = rows.find_open(cursor, ids)
+            opened = self._recipes.open(cursor, unfinished)
         self._intake.record(packs, opened)
-        self.executor.acknowledge(packs)
+        # of a process whose code cannot be had any more the result waits in the spool until it can
+        paused = {str(process.node_id) for process in unfinished} - opened.keys()
+        self.executor.acknowledge(
+            [pack for pack in packs if paused.isdisjoint(result.id for result in pack.results)]
+        )
 
     def _claim(self) -> None:
         """Take over a slice of what an earlier run recorded and has no result of."""

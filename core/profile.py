@@ -395,7 +395,13 @@ def _connect_embedded(server: Server) -> Connection:
 
 
 def _refuse_open_folder(folder: Path) -> None:
-    if os.stat(folder).st_mode & stat.S_IWOTH:
+    status = os.stat(folder)
+    if status.st_uid not in (0, os.geteuid()):
+        raise ProfileInvalid(
+            f"{folder} belongs to another user, who could run programs as you through it: "
+            "set GRANGE_HOME to a folder of your own"
+        )
+    if status.st_mode & stat.S_IWOTH:
         raise ProfileInvalid(
             f"{folder} can be written by everyone, who could then run programs as you: chmod o-w {folder}"
         )

@@ -119,6 +119,13 @@ def test_a_home_that_everyone_may_write(tmp_path: Path) -> None:
         open_profile(tmp_path)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_home_of_somebody_else(tmp_path: Path) -> None:
+    os.chown(tmp_path, 12345, 12345)
+    with pytest.raises(ProfileInvalid, match="belongs to another user"):
+        open_profile(tmp_path)
+
+
 MOUNTS = ("unshare", "--user", "--map-root-user", "--mount", "--")
 MAY_MOUNT = subprocess.run([*MOUNTS, "true"], capture_output=True, check=False).returncode == 0
 

@@ -325,7 +325,7 @@ def test_names_are_taken_once(profile: Profile) -> None:
                 cursor.execute(statement)
 
 
-def test_a_call_is_recorded_once_in_a_campaign(profile: Profile) -> None:
+def test_a_call_is_recorded_once_in_a_campaign(profile: Profile, nodes: dict[str, int]) -> None:
     with profile.transaction() as cursor:
         cursor.execute(
             "INSERT INTO \"group\" (label, type_string, user_id) VALUES ('a', 'campaign', 1) RETURNING id"
@@ -335,9 +335,24 @@ def test_a_call_is_recorded_once_in_a_campaign(profile: Profile) -> None:
             "INSERT INTO process (node_id, campaign_id, key, label) VALUES (%s, %s, %s, 'f')"
             " ON CONFLICT DO NOTHING"
         )
-        cursor.execute(insert, (1, campaign_id, b"k"))
+        cursor.execute(insert, (nodes["c1"], campaign_id, b"k"))
         assert cursor.rowcount == 1
-        cursor.execute(insert, (2, campaign_id, b"k"))
+        cursor.execute(insert, (nodes["c2"], campaign_id, b"k"))
         assert cursor.rowcount == 0
-        cursor.execute(insert, (3, None, b"k"))
+        cursor.execute(insert, (nodes["w1"], None, b"k"))
         assert cursor.rowcount == 1
+
+
+def test_a_process_has_a_node_of_its_kind_and_goes_with_it(profile: Profile, nodes: dict[str, int]) -> None:
+    insert = "INSERT INTO process (node_id, label) VALUES (%s, 'f')"
+    for node_id in (nodes["d1"], 10**9):
+        with pytest.raises(psycopg2.errors.ForeignKeyViolation, match="has no node"):
+            with profile.transaction() as cursor:
+                cursor.execute(insert, (node_id,))
+    with profile.transaction() as cursor:
+        cursor.execute(insert, (nodes["c1"],))
+        cursor.execute(insert, (nodes["w1"],))
+    with profile.transaction() as cursor:
+        cursor.execute("DELETE FROM node WHERE id = %s", (nodes["c1"],))
+        cursor.execute("SELECT node_id FROM process")
+        assert cursor.fetchall() == [(nodes["w1"],)]

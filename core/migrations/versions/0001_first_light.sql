@@ -231,6 +231,28 @@ CREATE TABLE process (
     CONSTRAINT process_end CHECK ((state IN ('finished', 'excepted', 'killed')) = (finished_at IS NOT NULL)),
     CONSTRAINT process_exit_status CHECK ((state = 'finished') = (exit_status IS NOT NULL))
 ) WITH (fillfactor = 80);
+CREATE FUNCTION check_nodes_of_processes() RETURNS trigger LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$
+DECLARE
+    wrong record;
+BEGIN
+    SELECT added.node_id, node.kind INTO wrong FROM added LEFT JOIN node ON node.id = added.node_id
+    WHERE node.id IS NULL OR node.kind = 'data' LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'process % has no node of a calculation or workflow (%)',
+            wrong.node_id, coalesce(wrong.kind::text, 'absent')
+            USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'process_node';
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER process_node AFTER INSERT ON process REFERENCING NEW TABLE AS added
+    FOR EACH STATEMENT EXECUTE FUNCTION check_nodes_of_processes();
+CREATE FUNCTION delete_processes_of_nodes() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM process USING gone WHERE process.node_id = gone.id;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER node_process AFTER DELETE ON node REFERENCING OLD TABLE AS gone
+    FOR EACH STATEMENT EXECUTE FUNCTION delete_processes_of_nodes();
 CREATE UNIQUE INDEX process_key ON process (key, campaign_id);
 CREATE INDEX process_campaign ON process (campaign_id, node_id);
 CREATE INDEX process_unfinished ON process (campaign_id, node_id) WHERE state IN ('created', 'waiting', 'running');
