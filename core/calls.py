@@ -122,6 +122,11 @@ class Calls:
             )
         self._labels = given
 
+    @property
+    def labelled(self) -> bool:
+        """Whether the calls were given names."""
+        return bool(self._labels)
+
     def label_of(self, call: Call) -> str:
         """The name of a call, "" where none was given."""
         return self._labels[call.index] if self._labels else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -293,6 +293,18 @@ def count_paused(cursor: Any, campaign_id: int) -> dict[str, int]:
         (campaign_id,),
     )
     return dict(cursor.fetchall())
+
+
+def label_nameless(cursor: Any, labels: Mapping[int, str]) -> None:
+    """Give names to processes that were recorded without one; those that have one keep it."""
+    cursor.execute(
+        """
+        UPDATE node SET label = given.label, mtime = now()
+        FROM unnest(%s::bigint[], %s::text[]) AS given (id, label)
+        WHERE node.id = given.id AND node.label = '' AND given.label <> ''
+        """,
+        (list(labels), list(labels.values())),
+    )
 
 
 def pause(cursor: Any, ids: Collection[int], reason: str) -> None:

@@ -143,6 +143,10 @@ def _record(
             recorded.failed += times[key] if found.state is not State.FINISHED or found.exit_status else 0
         else:
             unfinished[found.node_id] = first_of[key]
+    if calls.labelled and known:
+        rows.label_nameless(
+            cursor, {found.node_id: calls.label_of(first_of[key]) for key, found in known.items()}
+        )
     if submit:
         _take_over(cursor, recipe, unfinished, profile.worker_id, times, recorded)
     else:

@@ -66,7 +66,7 @@ def main() -> None:
     options.add_argument("--calculations", type=int, default=5000)
     options.add_argument("--repeat", type=int, default=3)
     chosen = options.parse_args()
-    count, repeat = (2000, 3) if chosen.quick else (chosen.calculations, chosen.repeat)
+    count, repeat = (3000, 2) if chosen.quick else (chosen.calculations, chosen.repeat)
     rates: dict[str, list[float]] = {}
     facts: dict[str, dict[str, float]] = {}
 

@@ -327,6 +327,13 @@ def test_labels_are_carried_along(profile: Profile) -> None:
     assert campaign.results()["state"].tolist() == ["created", "created"]
     campaign.run(progress=False)
     assert campaign.results()["label"].tolist() == ["one", "two"]
+    later = gr.Campaign("unlabelled", profile)
+    later.map(square, x=[3.0, 4.0])
+    later.run(progress=False)
+    again = gr.Campaign("unlabelled", profile)
+    again.map(square, x=[3.0, 4.0], labels=["three", "four"])
+    assert again.run(progress=False).reused == 2
+    assert again.results()["label"].tolist() == ["three", "four"]
     with pytest.raises(InputInvalid, match="2 texts"):
         campaign.map(square, x=[1.0, 2.0], labels=["one"])
 
