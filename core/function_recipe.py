@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from grange.core.data.convert import from_typed, to_data
 from grange.core.data.folder import Folder
 from grange.core.errors import InputInvalid
 from grange.core.exit_code import ExitCode
-from grange.core.exit_status import OF_OUTCOME
+from grange.core.exit_status import OF_OUTCOME, PROGRAM_MISSING
 from grange.core.fingerprint import fingerprint
 from grange.core.link import is_label
 from grange.core.node import CalcFunctionNode, Data, ProcessNode
@@ -23,6 +24,7 @@ from grange.farm.task import FunctionTask, ShippedFunction
 
 SOURCE_FILE = "source_file"
 PICKLE_FILE = "function.pickle"
+FUNCTION_MISSING = replace(PROGRAM_MISSING, message="the function cannot be had where it was to run")
 OUTPUT_NAME = "letters, digits, underscores, a letter first, no underscore last, and not 'retrieved'"
 
 
@@ -95,7 +97,8 @@ class FunctionRecipe:
         if result.outcome == "cancelled":
             return Conclusion(State.KILLED, None, result.message, kept)
         if result.outcome in OF_OUTCOME:
-            return failed(OF_OUTCOME[result.outcome], result.message, kept)
+            code = FUNCTION_MISSING if result.outcome == "program_missing" else OF_OUTCOME[result.outcome]
+            return failed(code, result.message, kept)
         return Conclusion(State.EXCEPTED, None, result.message, kept)
 
 

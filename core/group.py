@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 #: What AiiDA calls a group that a person made.
 CORE = "core"
 
+#: Labels are indexed, and read by people.
+LONGEST_LABEL = 255
+
 # A new group; nothing comes back where the name is taken.
 _CREATE = """
 INSERT INTO "group" (label, type_string, description, user_id) VALUES (%s, %s, %s, %s)
@@ -61,8 +64,8 @@ def create(
 
     Errors: NameExists; InputInvalid for an empty label.
     """
-    if not text(label, "group label"):
-        raise InputInvalid("group label", label, "a name")
+    if not 0 < len(text(label, "group label")) <= LONGEST_LABEL:
+        raise InputInvalid("group label", label, f"a name of at most {LONGEST_LABEL} characters")
     with translated():
         cursor.execute(_CREATE, (label, type_string, text(description, "group description"), user_id))
         row = cursor.fetchone()
@@ -79,7 +82,7 @@ def load(cursor: Cursor, label: str, type_string: str = CORE) -> Group:
     Errors: NotFound.
     """
     with translated():
-        cursor.execute(_FIND, {"label": label, "type": type_string})
+        cursor.execute(_FIND, {"label": text(label, "group label"), "type": type_string})
         row = cursor.fetchone()
     if row is None:
         raise NotFound(f"no group {label!r} of the type {type_string!r}")

@@ -27,7 +27,10 @@ class Executor(Protocol):
         ...
 
     def submit(self, batch: Batch) -> None:
-        """Take tasks; returns before they run. Refuses, with TaskRefused, what can never run here."""
+        """Take tasks; returns before they run. A batch without tasks asks whether its resources can be had.
+
+        Errors: TaskRefused for what can never run here; SpoolUnwritable, ExecutorUnavailable.
+        """
         ...
 
     def poll(self, timeout_s: float) -> list[ResultPack]:

@@ -71,3 +71,35 @@ def test_groups_collect_nodes(profile: Profile) -> None:
     assert count(profile) == 5
     with pytest.raises(NotFound, match="favourites"):
         profile.group_nodes("favourites")
+
+
+@pytest.mark.parametrize("label", ["", "a\x00b", "x" * 256, None])
+def test_labels_of_groups_are_names(profile: Profile, label: str) -> None:
+    with pytest.raises(InputInvalid, match="group label"):
+        profile.create_group(label)
+    with pytest.raises((InputInvalid, NotFound)):
+        profile.group_nodes(label)
+
+
+def test_a_function_that_is_not_where_it_runs_says_so(profile: Profile) -> None:
+    import importlib
+    import sys
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as folder:
+        module = Path(folder) / "grange_test_fleeting.py"
+        module.write_text("def f(x):\n    return x\n")
+        sys.path.insert(0, folder)
+        try:
+            function = importlib.import_module("grange_test_fleeting").f
+            campaign = gr.Campaign("fleeting", profile)
+            campaign.map(function, x=[1])
+            module.unlink()
+            assert campaign.run(progress=False).failed == 1
+        finally:
+            sys.path.remove(folder)
+            del sys.modules["grange_test_fleeting"]
+    row = campaign.results().iloc[0]
+    assert row["exit_status"] == 180
+    assert row["exit_message"].startswith("the function cannot be had where it was to run")
