@@ -47,7 +47,7 @@ class XtbEnergy(gr.CalcJob):
     NO_ENERGY = gr.ExitCode(312, "no total energy in xtbout.json")
     OTHER_SPIN = gr.ExitCode(313, "xtb took {taken} unpaired electrons where {asked} were asked for")
 
-    #: xtb 6.5.1 reads past the end of its orbitals then (seen with H, N, O and F).
+    #: Energies of such atoms (H, N, O, F) differ by 1 Hartree from run to run of xtb 6.5.1.
     UNSTEADY = gr.ExitCode(314, "no orbital is left for the majority spin: the energy may be 1 Hartree off")
 
     parse_failed = True  # xtb returns 1 for whatever went wrong; its output says what it was
@@ -102,7 +102,7 @@ def unpaired_electrons(atoms: Atoms, charge: int) -> int:
 
     The electron is taken from a half-filled orbital where there is one. Where experiment says otherwise
     (OH+ is a triplet) GFN2-xTB does not know: its energy has no term that favours parallel spins, and for
-    none of the 43 molecules with unpaired electrons is the cation with two more of them lower.
+    nearly all of the 43 molecules with unpaired electrons the cation with fewer of them is not the higher one.
     """
     of_neutral = round(abs(atoms.get_initial_magnetic_moments().sum()))
     return abs(of_neutral - charge)
