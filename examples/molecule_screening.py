@@ -102,7 +102,7 @@ def unpaired_electrons(atoms: Atoms, charge: int) -> int:
 
     The electron is taken from a half-filled orbital where there is one. Where experiment says otherwise
     (OH+ is a triplet) GFN2-xTB does not know: its energy has no term that favours parallel spins, and for
-    nearly all of the 43 molecules with unpaired electrons the cation with fewer of them is not the higher one.
+    nearly all of the 43 molecules with unpaired electrons the cation with fewer of them is not higher.
     """
     of_neutral = round(abs(atoms.get_initial_magnetic_moments().sum()))
     return abs(of_neutral - charge)
