@@ -250,10 +250,14 @@ class CampaignRun:
             return
         ended = self._intake.record(packs, self._open)
         self.executor.acknowledge(packs)
-        for key, went_well in ended.items():
-            opened = self._open.pop(key)
+        for result in (result for pack in packs for result in pack.results):
+            opened = self._open.get(result.id)
+            if opened is None or opened.attempt != result.attempt:
+                continue
+            # one that somebody else has ended meanwhile is not waited for either
+            del self._open[result.id]
             self.progress.done += opened.calls
-            self.progress.failed += 0 if went_well else opened.calls
+            self.progress.failed += 0 if ended.get(result.id, True) else opened.calls
         self._recent.append((time.monotonic(), self.progress.computed))
         del self._recent[:-20]
 

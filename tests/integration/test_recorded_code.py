@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import linecache
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import grange as gr
+from grange.core.intake import Intake
 from grange.core.profile import Profile
 
 MODULE = """
@@ -75,3 +79,74 @@ def test_code_that_cannot_be_imported_pauses_its_calls_only(profile: Profile, tm
     found = states(profile)
     assert [(state, paused) for state, paused, _ in found] == [("created", True)] * 2
     assert all("recorded_code.double cannot be imported here: SyntaxError" in str(m) for _, _, m in found)
+
+
+ECHO = """
+import grange as gr
+class Echo(gr.CalcJob):
+    class Inputs:
+        x: int
+    class Outputs:
+        y: int
+    def prepare(self, inputs):
+        return gr.Command(["sh", "-c", f"echo ran >> {log}; echo {{inputs.x}}"])
+    def parse(self, files):
+        return {{"y": int(files.text("stdout.txt"))}}
+"""
+
+
+def test_a_computed_result_waits_for_its_code(
+    profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run dies between computing and recording; the code changes, and comes back: nothing runs twice."""
+    module = tmp_path / "grange_test_waiting.py"
+    source = ECHO.format(log=tmp_path / "log")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def loaded(text: str) -> type[gr.CalcJob]:
+        module.write_text(text)
+        linecache.clearcache()
+        importlib.invalidate_caches()
+        sys.modules.pop(module.stem, None)
+        made: type[gr.CalcJob] = importlib.import_module(module.stem).Echo
+        return made
+
+    def die(*_: object) -> None:
+        raise RuntimeError("died before recording")
+
+    first = gr.Campaign("waiting", profile)
+    first.map(loaded(source), x=range(4))
+    with monkeypatch.context() as dying:
+        dying.setattr(Intake, "record", die)
+        with pytest.raises(RuntimeError, match="died"):
+            first.run(progress=False)
+    computed = len((tmp_path / "log").read_text().split())
+    assert computed
+    loaded(source.replace("int(files", "1 + int(files"))
+    changed = gr.Campaign("waiting", profile)
+    changed.run(progress=False)
+    assert sum(changed.paused().values()) == 4
+    assert len((tmp_path / "log").read_text().split()) == computed
+    again = gr.Campaign("waiting", profile)
+    again.map(loaded(source), x=range(4))
+    assert again.run(progress=False).failed == 0
+    assert again.results()["y"].tolist() == [0, 1, 2, 3]
+    assert len((tmp_path / "log").read_text().split()) == 4
+
+
+def test_a_call_that_somebody_else_ended_is_not_waited_for(
+    profile: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    campaign = gr.Campaign("ended", profile)
+    campaign.map(gr.ShellJob("true {x}"), x=range(3))
+    record = Intake.record
+
+    def kill_first(self: Intake, *given: object) -> object:
+        with profile.transaction() as cursor:
+            cursor.execute("UPDATE process SET state = 'killed', finished_at = now() WHERE ordinal = 0")
+        return record(self, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Intake, "record", kill_first)
+    assert campaign.run(progress=False).done == 3
+    assert campaign.results()["state"].tolist() == ["killed", "finished", "finished"]
