@@ -66,11 +66,6 @@ def plain(data: Data) -> Any:
     return data.value
 
 
-def is_scalar(data: Data) -> bool:
-    """Whether data is a single number, text, truth value or None: cheaper to store again than to look up."""
-    return isinstance(data, Int | Float | Str | Bool | Null)
-
-
 def from_typed(typed: list[Any], port: str) -> Data:
     """Data of a typed value, as runners hand it over (docs/design.md, "Typed values").
 

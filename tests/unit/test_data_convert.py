@@ -33,7 +33,7 @@ from grange.core.data import (
     Str,
     Structure,
 )
-from grange.core.data.convert import from_typed, is_scalar, plain, to_data
+from grange.core.data.convert import from_typed, plain, to_data
 from grange.core.errors import InputInvalid
 from grange.core.node import Data
 from grange.repository.key import key_of
@@ -239,11 +239,6 @@ def test_arrays() -> None:
     for annotation in (np.ndarray, npt.NDArray[np.float64], Array):
         node = to_data(array, "x", annotation)
         assert (plain(node) == array).all()
-
-
-def test_scalars() -> None:
-    assert all(is_scalar(to_data(value, "x")) for value in (1, 1.5, "a", True, None))
-    assert not any(is_scalar(to_data(value, "x")) for value in ([1], {}, CU, Spin.UP))
 
 
 @pytest.mark.parametrize(
