@@ -5,7 +5,16 @@ FarmError
 ├── FunctionNotShippable    a Python function cannot travel to a runner (fix the input)
 ├── ResultMalformed         a result pack cannot be read (permanent)
 ├── SpoolUnwritable         the spool folder cannot be written: full, read-only (mend, then again)
-└── ExecutorUnavailable     the executor could not be started or was lost (retry)
+├── ExecutorUnavailable     the executor could not be started or was lost (retry)
+├── TransportFailed         a computer could not be used
+│   ├── TransportUnavailable    not reached, or the connection was lost (retry)
+│   ├── AuthenticationRefused   it does not let us in (a person has to act)
+│   ├── HostKeyRefused          its key is not known, or is another one (a person has to act)
+│   ├── CommandRefused          the account may not run that command (fix the configuration)
+│   ├── RemoteMissing           a file is not there (permanent)
+│   └── RemoteFull              no room there, or not ours to write (mend, then again)
+├── ComputerPaused          too many connections failed: resume it (a person has to act)
+└── SchedulerRefused        the scheduler did not take a job (fix the input, or wait)
 """
 
 from __future__ import annotations
@@ -38,3 +47,44 @@ class SpoolUnwritable(FarmError):
 
 class ExecutorUnavailable(FarmError):
     """The executor could not be started, or was lost."""
+
+
+class TransportFailed(FarmError):
+    """A computer could not be used."""
+
+    def __init__(self, computer: str, reason: str) -> None:
+        self.computer = computer
+        self.reason = reason
+        super().__init__(f"{computer}: {reason}")
+
+
+class TransportUnavailable(TransportFailed):
+    """A computer was not reached, or the connection was lost."""
+
+
+class AuthenticationRefused(TransportFailed):
+    """A computer does not let us in."""
+
+
+class HostKeyRefused(TransportFailed):
+    """The key of a host is not known here, or is another one than it was."""
+
+
+class CommandRefused(TransportFailed):
+    """The account may not run that command."""
+
+
+class RemoteMissing(TransportFailed):
+    """A file is not there."""
+
+
+class RemoteFull(TransportFailed):
+    """There is no room on the other side, or it is not ours to write."""
+
+
+class ComputerPaused(TransportFailed):
+    """Too many connections failed one after the other; nothing is tried until somebody resumes it."""
+
+
+class SchedulerRefused(TransportFailed):
+    """The scheduler did not take a job."""
