@@ -41,6 +41,18 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Set,
 FORMAT = 1
 #: The exit code of a runner that cannot write to its spool (EX_CANTCREAT).
 EXIT_UNWRITABLE = 73
+#: The exit code of a runner that left its chunk to others: no time is left here, or this node is suspect.
+EXIT_ELSEWHERE = 75
+#: The exit code, within a runner, of a chunk that another runner is at.
+EXIT_OCCUPIED = 76
+#: What a runner of a cluster leaves of an allocation's time for ending in order. Seconds.
+LAST_S = 5.0
+#: A node whose program failed at once is left alone for so long while other nodes are alive. Seconds.
+SUSPICION_S = 120.0
+#: A host of ours that has said nothing for so long is not counted on. Seconds.
+ALIVE_S = 90.0
+#: A program that fails within this time has not done its work. Seconds.
+AT_ONCE_S = 5.0
 #: How long a cancelled call that cannot be interrupted may go on before its interpreter is killed.
 CANCEL_PATIENCE_S = 5.0
 #: After so many deaths of the runner while it runs, a task is taken for the cause.
@@ -84,6 +96,10 @@ class Ended(BaseException):
 
 class Cancelled(BaseException):
     """The running call was cancelled."""
+
+
+class Elsewhere(BaseException):
+    """What is left of this chunk is for another node, or for later."""
 
 
 # ---------------------------------------------------------------------------------------------- ZIP files
@@ -363,7 +379,12 @@ class Results:
     """
 
     def __init__(
-        self, folder: str, count: int, flush_s: float, tell: Callable[[int, int, int], None]
+        self,
+        folder: str,
+        count: int,
+        flush_s: float,
+        tell: Callable[[int, int, int], None],
+        patience_s: Optional[float] = None,
     ) -> None:
         self._folder = folder
         self._tell = tell
@@ -378,8 +399,18 @@ class Results:
         self._dirty = threading.Event()
         self._closed = False
         self.due: Optional[float] = None
+        #: Results are held back until one of them shows that this node can run the program.
+        self.holding = False
+        self.last: Optional[Json] = None
+        # Another runner that makes progress is waited for.
+        marks: Optional[bytes] = None if patience_s else b""
         self._fd = spool_open(os.path.join(folder, "marks"), os.O_RDWR | os.O_CREAT)
-        lock_alone(self._fd)
+        while not lock_alone(self._fd, patience_s):
+            before = marks
+            marks = os.pread(self._fd, 4 * count + 8, 0)
+            if marks == before:
+                os.close(self._fd)
+                raise Occupied
         self._marks = array.array("I", os.pread(self._fd, 4 * count + 8, 0))
         if len(self._marks) < count + 2:
             self._marks = array.array("I", [IDLE, 0]) + array.array("I", bytes(4 * count))
@@ -458,18 +489,32 @@ class Results:
         with self._lock:
             self._results.append(result)
             self._indexes.append(index)
-            full = self._pack is not None and self._pack.offset > PACK_BYTES
-            if self.due is None:
+            self.last = result
+            if self.holding and not failed_at_once(result):
+                self.holding = False
+            full = self._pack is not None and self._pack.offset > PACK_BYTES and not self.holding
+            if self.due is None and not self.holding:
                 self.due = time.monotonic() + self.flush_s
                 self._dirty.set()
         if full:
             self.flush()
 
+    @property
+    def held(self) -> int:
+        """How many results are held back."""
+        return len(self._results) if self.holding else 0
+
+    def discard(self) -> None:
+        """Forget what is held back: those tasks will run again, elsewhere."""
+        with self._lock:
+            self._results, self._indexes, self._blobs, self.holding = [], [], 0, False
+            self._drop_pack()
+
     def flush(self) -> None:
         """Hand over what there is."""
         with self._flushing:
             with self._lock:
-                if not self._results:
+                if not self._results or self.holding:
                     return
                 pack, results, indexes = self._writer(), self._results, self._indexes
                 blobs, number = self._blobs, self._number
@@ -487,7 +532,9 @@ class Results:
             try:
                 os.rename(path + ".part", path + ".zip")
             except OSError as problem:
-                raise SpoolFailed(str(problem)) from problem
+                # Whoever went on elsewhere with a chunk that we were stopped at has done it for us.
+                if not os.path.exists(path + ".zip"):
+                    raise SpoolFailed(str(problem)) from problem
             self._tell(number, len(results), blobs)
 
     def flush_if_due(self) -> None:
@@ -510,13 +557,19 @@ class Results:
             fail(problem)
 
     def close(self) -> None:
+        if self.holding:
+            self.discard()
         self.flush()
         self._closed = True
         self._dirty.set()
+        self._drop_pack()
+        os.close(self._fd)
+
+    def _drop_pack(self) -> None:
         if self._pack is not None:
             self._pack.abandon()
             os.unlink(os.path.join(self._folder, "result-%d.part" % self._number))
-        os.close(self._fd)
+            self._pack = None
 
     def _writer(self) -> ZipWriter:
         if self._pack is None:
@@ -530,17 +583,31 @@ class Results:
             raise SpoolFailed(str(problem)) from problem
 
 
-def lock_alone(fd: int) -> None:
+class Occupied(Exception):
+    """Another runner is at work on the chunk, or was stopped at it."""
+
+
+def lock_alone(fd: int, patience_s: Optional[float] = None) -> bool:
     """Wait until no other runner is at work on the chunk: one that was stopped may wake after its chunk was
-    given away. A record lock, because no child inherits it."""
+    given away. A record lock, because no child inherits it. False when patience is over."""
+    until = None if patience_s is None else time.monotonic() + patience_s
     while True:
         try:
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
+            return True
         except OSError as problem:
             if problem.errno not in (errno.EACCES, errno.EAGAIN):
-                return
+                return True
+            if until is not None and time.monotonic() >= until:
+                return False
             time.sleep(0.05)
+
+
+def failed_at_once(result: Json) -> bool:
+    """Whether a program failed as it would on a node where it is missing or broken."""
+    if result["outcome"] in ("program_missing", "crashed"):
+        return bool(result["wall_s"] < AT_ONCE_S)
+    return bool(result["outcome"] == "finished" and result["return_code"] and result["wall_s"] < AT_ONCE_S)
 
 
 def settle_parts(folder: str, done: Optional[Iterable[int]] = None) -> None:
@@ -589,6 +656,8 @@ def clean_text(text: str) -> str:
 
 
 HOST = os.uname().nodename
+#: The name of this node: Slurm's, where it gave one.
+NODE = os.environ.get("SLURMD_NODENAME") or HOST
 
 
 def result_of(task: Json, outcome: str, message: str = "") -> Json:
@@ -606,7 +675,7 @@ def result_of(task: Json, outcome: str, message: str = "") -> Json:
         "wall_s": 0.0,
         "cpu_s": 0.0,
         "peak_memory_mb": 0.0,
-        "host": HOST,
+        "host": NODE,
     }
 
 
@@ -2006,7 +2075,13 @@ class Chunk:
                 "%s is of format %s, this runner knows %d" % (folder, self.spec["format"], FORMAT)
             )
         self.tasks: List[Json] = self.spec["tasks"]
-        self.results = Results(folder, len(self.tasks), self.spec.get("flush_s", 0.5), tell)
+        try:
+            self.results = Results(
+                folder, len(self.tasks), self.spec.get("flush_s", 0.5), tell, self.spec.get("twin_s")
+            )
+        except Occupied:
+            self.pack.close()
+            raise
 
     def close(self) -> None:
         self.results.close()
@@ -2033,6 +2108,7 @@ def run_chunk(
         worker: Any = Functions(chunk, control) if functions else Commands(chunk, control)
         try:
             blame(chunk, worker, control, death, direct)
+            node = Node(chunk)
             for index, task in enumerate(chunk.tasks):
                 if chunk.results.done(index):
                     continue
@@ -2042,18 +2118,129 @@ def run_chunk(
                 if control.cancelled(task["id"]):
                     chunk.results.add(index, result_of(task, "cancelled", "cancelled before it began"))
                     continue
+                node.check_time()
                 chunk.results.begin(index)
                 try:
                     worker.run(index, task)
                 except Ended:
                     chunk.results.idle()
                     raise
+                node.check_health()
+            node.check_health(last=True)
         finally:
             control.in_call, control.current = False, None
             worker.close()
             chunk.close()
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+class Node:
+    """This node of a cluster, as far as a chunk is concerned: its time, and whether it can be trusted.
+
+    A program that fails at once in all of a chunk's first tasks may be broken on this node only. Their
+    results are held back then, and the chunk is left to another node, which says what was true: if the
+    program works there, this node is marked as broken and gets nothing more; if it fails there too, it
+    is the program.
+
+    W/suspects/<host>, W/broken/<host>: marks, W being the work directory (GRANGE_WORK); hosts that live
+    touch W/hosts/<host>. suspects in the chunk folder: the hosts where it failed.
+    """
+
+    def __init__(self, chunk: Chunk) -> None:
+        self._chunk = chunk
+        self._work = os.environ.get("GRANGE_WORK", "")
+        self._ends_at = float(os.environ.get("GRANGE_ENDS_AT") or "inf")
+        self._walltime_s: float = chunk.spec.get("walltime_s") or 0.0
+        self._limit: int = chunk.spec.get("suspect_after", 0) if self._work else 0
+        self._suspects: List[str] = []
+        self._judging = False
+        if self._limit:
+            self._suspects = self._earlier()
+            self._refuse_if_suspect()
+            self._judging = any(host != NODE for host in self._suspects)
+            alone = bool(self._suspects) and not self._others_live()
+            chunk.results.holding = not (self._judging or alone or len(self._suspects) > DEATHS)
+
+    def check_time(self) -> None:
+        """Leave tasks that would not end in time to another allocation."""
+        if self._walltime_s and time.time() + self._walltime_s + LAST_S > self._ends_at:
+            raise Elsewhere
+
+    def check_health(self, last: bool = False) -> None:
+        """Leave the chunk to another node if all that was tried here failed at once."""
+        results = self._chunk.results
+        if not self._limit:
+            return
+        if results.holding:
+            if results.held and (last or results.held >= self._limit):
+                results.discard()
+                results.idle()
+                self._suspect()
+                raise Elsewhere
+        elif self._judging and not last and results.last is not None:
+            # what the first task came to says whose fault it was
+            self._judging = False
+            for host in set(self._suspects) - {NODE}:
+                if not failed_at_once(results.last):
+                    mark(
+                        os.path.join(self._work, "broken", host), "programs that work on %s fail there" % NODE
+                    )
+                unmark(os.path.join(self._work, "suspects", host))
+
+    def _earlier(self) -> List[str]:
+        try:
+            with open(os.path.join(self._chunk.folder, "suspects"), encoding="utf-8") as file:
+                return file.read().split()
+        except FileNotFoundError:
+            return []
+
+    def _refuse_if_suspect(self) -> None:
+        if os.path.exists(os.path.join(self._work, "broken", NODE)):
+            time.sleep(1.0)
+            raise Elsewhere
+        path = os.path.join(self._work, "suspects", NODE)
+        try:
+            age = time.time() - os.stat(path).st_mtime
+        except OSError:
+            return
+        if age < SUSPICION_S and self._others_live():
+            time.sleep(1.0)
+            raise Elsewhere
+        unmark(path)
+
+    def _others_live(self) -> bool:
+        folder = os.path.join(self._work, "hosts")
+        try:
+            for name in os.listdir(folder):
+                if name != NODE and time.time() - os.stat(os.path.join(folder, name)).st_mtime < ALIVE_S:
+                    return True
+        except OSError:
+            pass
+        return False
+
+    def _suspect(self) -> None:
+        fd = spool_open(os.path.join(self._chunk.folder, "suspects"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.write(fd, (NODE + "\n").encode())
+        os.close(fd)
+        mark(os.path.join(self._work, "suspects", NODE), "the first tasks of %s failed" % self._chunk.folder)
+
+
+def mark(path: str, text: str) -> None:
+    """Leave a mark with a reason; it is no harm if that cannot be done."""
+    try:
+        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text + "\n")
+    except OSError as problem:
+        sys.stderr.write("%s: %s\n" % (path, problem))
+
+
+def unmark(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass
 
 
 def blame(chunk: Chunk, worker: Any, control: Control, death: Optional[int], direct: bool) -> None:
@@ -2187,11 +2374,71 @@ def run(folder: str) -> int:
         if all_done(folder):
             note(os.path.join(os.path.dirname(folder), "done"), os.path.basename(folder) + ".end")
             return 0
-        if death in (EXIT_UNWRITABLE, 128 + signal.SIGTERM):
+        if death in (EXIT_UNWRITABLE, EXIT_ELSEWHERE, 128 + signal.SIGTERM):
             return death
+        if death == EXIT_OCCUPIED:
+            folder, death = twin_of(folder), None
+            continue
         unproductive = 0 if packs_in(folder) > before else unproductive + 1
         if unproductive > DEATHS:
             return 1
+
+
+def twin_of(folder: str) -> str:
+    """A folder beside a chunk that another runner is stopped at, to go on in: the same tasks, without those
+    that are done. Should the other runner wake, both deliver, and one of the two results is ignored."""
+    number = 1
+    base = folder.partition("+")[0]
+    while True:
+        twin = "%s+%d" % (base, number)
+        try:
+            os.mkdir(twin, 0o700)
+            break
+        except FileExistsError:
+            number += 1
+        except OSError as problem:
+            raise SpoolFailed(str(problem)) from problem
+    marks = read_marks(folder)
+    done = set(marks[2:])
+    marks[:2] = array.array("I", [IDLE, 0])
+    try:
+        for name in os.listdir(folder):
+            # Complete, though the other was stopped before it said so; what is not complete is its own.
+            if name.startswith("result-") and name.endswith(".part") and int(name[7:-5]) in done:
+                os.rename(os.path.join(folder, name), os.path.join(folder, name[:-5] + ".zip"))
+        with open(os.path.join(twin, "marks"), "wb") as file:
+            file.write(marks.tobytes())
+        os.link(os.path.join(folder, "chunk.zip"), os.path.join(twin, "chunk.zip"))
+    except OSError as problem:
+        raise SpoolFailed(str(problem)) from problem
+    return twin
+
+
+def settle(folder: str, outcome: str, message: str, ids: Optional[Set[str]] = None) -> bool:
+    """Say of a chunk's tasks (None: all) that have no result what became of them, in a pack of the chunk.
+
+    False if a runner is at work on it: nothing is done then.
+    """
+    numbers: List[int] = []
+    pack = ZipReader(os.path.join(folder, "chunk.zip"))
+    tasks = json.loads(pack.read("chunk.json"))["tasks"]
+    pack.close()
+    try:
+        results = Results(
+            folder, len(tasks), 0.5, lambda number, _results, _blobs: numbers.append(number), 0.0
+        )
+    except Occupied:
+        return False
+    for index, task in enumerate(tasks):
+        if not results.done(index) and (ids is None or task["id"] in ids):
+            results.add(index, result_of(task, outcome, message))
+    results.close()
+    run = os.path.dirname(folder)
+    for number in numbers:
+        note(os.path.join(run, "done"), "%s.%d" % (os.path.basename(folder), number))
+    if all_done(folder):
+        note(os.path.join(run, "done"), os.path.basename(folder) + ".end")
+    return True
 
 
 def speak_into(path: str) -> None:
@@ -2262,6 +2509,10 @@ def run_once(folder: str, death: Optional[int]) -> int:
         run_chunk(folder, control, tell, death)
     except Ended:
         return 128 + signal.SIGTERM
+    except Elsewhere:
+        return EXIT_ELSEWHERE
+    except Occupied:
+        return EXIT_OCCUPIED
     finally:
         kill_leftovers(())
     return 0
