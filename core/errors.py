@@ -7,6 +7,7 @@ GrangeError
 ├── NodeImmutable         a stored node was to be changed (give up)
 ├── NameExists            a name is taken (fix the input)
 ├── NotFound              no such node, campaign, group … (fix the input)
+├── InUse                 what others need was to be deleted (give up, or delete those first)
 ├── ProfileInvalid        profile.toml or GRANGE_HOME cannot be used (fix the input)
 ├── DatabaseUnavailable   PostgreSQL could not be started or reached (mend, then again)
 ├── DatabaseOutdated      the tables are of another version (migrate)
@@ -64,6 +65,10 @@ class NameExists(GrangeError):
 
 class NotFound(GrangeError):
     """There is nothing of that name or id."""
+
+
+class InUse(GrangeError):
+    """Something that others need cannot be deleted."""
 
 
 class ProfileInvalid(GrangeError):
