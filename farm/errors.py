@@ -87,4 +87,14 @@ class ComputerPaused(TransportFailed):
 
 
 class SchedulerRefused(TransportFailed):
-    """The scheduler did not take a job."""
+    """The scheduler did not take a job, or did not answer.
+
+    retryable: it may take it later as it is. unanswered: it may have taken it, only the answer was lost.
+    """
+
+    def __init__(
+        self, computer: str, reason: str, *, retryable: bool = False, unanswered: bool = False
+    ) -> None:
+        self.retryable = retryable
+        self.unanswered = unanswered
+        super().__init__(computer, reason)
