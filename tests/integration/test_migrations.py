@@ -122,9 +122,25 @@ def test_tables_of_an_older_version(monkeypatch: pytest.MonkeyPatch, database_ur
     known = migrate.revisions()
     monkeypatch.setattr(migrate, "revisions", lambda: [*known, "9999_later"])
     with pytest.raises(
-        DatabaseOutdated, match=r"has the tables of 0001_first_light, .* `grange database migrate`"
+        DatabaseOutdated, match=rf"has the tables of {known[-1]}, .* `grange database migrate`"
     ):
         ensure(database_url)
+
+
+def test_tables_of_each_older_version_are_brought_up_to_date(
+    monkeypatch: pytest.MonkeyPatch, new_database: Callable[..., str], database_url: str
+) -> None:
+    known = migrate.revisions()
+    for count in range(1, len(known)):
+        url = new_database("template0")
+        with monkeypatch.context() as patched:
+            patched.setattr(migrate, "revisions", lambda count=count: known[:count])
+            ensure(url)
+        with pytest.raises(DatabaseOutdated, match=f"of {known[count - 1]}, this grange needs {known[-1]}"):
+            ensure(url)
+        migrate.migrate(url)
+        ensure(url)
+        assert dump(url) == dump(database_url)
 
 
 def test_alembic_on_tables_of_another_version(database_url: str) -> None:
