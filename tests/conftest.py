@@ -1,4 +1,4 @@
-"""Fixtures for everyone: one embedded PostgreSQL a session, a fresh database and home for each test."""
+"""Fixtures for everyone: an embedded PostgreSQL and a cluster a session, a database and home for each test."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from cluster import Cluster, start_for_tests
 
 from grange.core import database
 from grange.core.postgres import Server, stop_server
@@ -113,3 +114,11 @@ def profile(tmp_path: Path, database_url: str) -> Iterator[Profile]:
     (home / "profile.toml").write_text(f'database = "{database_url}"\n')
     with open_profile(home) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A real sshd and Slurm with four nodes of four CPUs, for all tests of the session."""
+    running = start_for_tests()
+    yield running
+    running.stop()
