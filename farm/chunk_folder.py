@@ -9,6 +9,7 @@ from typing import Any
 
 from grange.farm import runner
 from grange.farm.task import CommandTask, FunctionTask, Resources, ShippedFunction, Task
+from grange.farm.task_script import MPIRUN, needs_script, scripted
 from grange.repository.errors import BlobMissing
 from grange.repository.key import Key, key_of
 
@@ -26,8 +27,11 @@ def write_chunk(
     scratch: str,
     fetch: Fetch | None,
     flush_s: float = 0.5,
+    mpirun: str = MPIRUN,
 ) -> dict[str, str]:
     """Write chunk.zip for tasks of one kind (all commands, or all calls of one function).
+
+    mpirun: how commands that want it are run under MPI.
 
     Returns the tasks that cannot be made, id → reason; they are not in the chunk. If that is all of
     them, nothing is written.
@@ -45,7 +49,16 @@ def write_chunk(
         commands = [task for task in tasks if isinstance(task, CommandTask)]
         blobs, missing = _input_files(commands, fetch)
         spec["kind"] = "command"
-        spec["tasks"] = [_command(task) for task in commands if task.id not in missing]
+        spec["tasks"] = []
+        for task in commands:
+            if task.id in missing:
+                continue
+            try:
+                made = scripted(task, resources, mpirun) if needs_script(task) else task
+            except ValueError as problem:
+                missing[task.id] = str(problem)
+            else:
+                spec["tasks"].append(_command(made))
     else:
         calls = [task for task in tasks if isinstance(task, FunctionTask)]
         content, missing = _calls(calls)

@@ -17,6 +17,7 @@ from grange.farm.result import ResultPack
 from grange.farm.result_pack import read_result_pack
 from grange.farm.spool import Run, spool_errors
 from grange.farm.task import Resources, Task
+from grange.farm.task_script import MPIRUN
 
 
 class SpooledChunk:
@@ -113,10 +114,11 @@ def remove_flat(folder: Path) -> None:
 class ExecutorSpool:
     """One executor's run in the spool, and what it took over from executors that died."""
 
-    def __init__(self, root: Path, fetch: Fetch | None, flush_s: float) -> None:
+    def __init__(self, root: Path, fetch: Fetch | None, flush_s: float, mpirun: str = MPIRUN) -> None:
         self._root = root
         self._fetch = fetch
         self._flush_s = flush_s
+        self._mpirun = mpirun
         self._run = Run.create(root)
         self._chunks: dict[Path, SpooledChunk] = {}
         self._dead: dict[Path, tuple[Run, set[Path]]] = {}
@@ -175,6 +177,7 @@ class ExecutorSpool:
                     scratch=self._run.scratch_name,
                     fetch=self._fetch,
                     flush_s=self._flush_s,
+                    mpirun=self._mpirun,
                 )
         except BaseException:
             remove_flat(folder)

@@ -21,10 +21,12 @@ from grange.farm.chunk import Estimate, Sizing, chunk_sizes
 from grange.farm.chunk_folder import Fetch
 from grange.farm.errors import ExecutorUnavailable, TaskRefused
 from grange.farm.executor_spool import ExecutorSpool, SpooledChunk
+from grange.farm.node_count import require_one_machine
 from grange.farm.queue import Group, Queue
 from grange.farm.result import ResultPack
 from grange.farm.runner_command import runner_command
 from grange.farm.task import Batch, Resources, Task
+from grange.farm.task_script import MPIRUN
 
 #: HyperQueue starts an interpreter for each chunk: chunks are larger than those of the local pool.
 SIZING = Sizing(target_s=5.0, start_s=0.1, first=8, most=20000)
@@ -59,7 +61,8 @@ class HyperQueueExecutor:
     spool_root: the folder for chunks, results, and the server's own files. slots: the worker's cores (None:
     all that we may use). fetch: reads input files that are given by key. memory_mb: the memory, in
     mebibytes, that tasks which declare theirs may take together (None: all); the wheel knows only
-    cpus, so such tasks take the cpus that their share of the memory is worth.
+    cpus, so such tasks take the cpus that their share of the memory is worth. mpirun: how commands that want
+    it are run under MPI.
     Errors: SpoolUnwritable, ExecutorUnavailable.
     """
 
@@ -73,6 +76,7 @@ class HyperQueueExecutor:
         memory_mb: int | None = None,
         sizing: Sizing | None = None,
         flush_s: float = 0.5,
+        mpirun: str = MPIRUN,
         allow_open_server: bool = False,
     ) -> None:
         self._slots = slots or machine.cores()
@@ -80,7 +84,7 @@ class HyperQueueExecutor:
         self._python = python
         self._sizing = sizing or SIZING
         self._allow_open = allow_open_server
-        self._spool = ExecutorSpool(Path(spool_root), fetch, flush_s)
+        self._spool = ExecutorSpool(Path(spool_root), fetch, flush_s, mpirun)
         self._log = self._spool.open_log()
         self._done = self._spool.folder / "done"
         self._done.mkdir(mode=0o700)
@@ -275,6 +279,7 @@ class HyperQueueExecutor:
 
     def _cpus(self, need: Resources) -> int:
         """How many cpus a task takes. Errors: TaskRefused."""
+        require_one_machine(need, "HyperQueue on this machine")
         if need.cpus < 1:
             raise TaskRefused(f"cpus: expected 1 or more, got {need.cpus}")
         if need.cpus > self._slots:

@@ -20,10 +20,12 @@ from grange.farm.chunk import Estimate, Sizing, chunk_size
 from grange.farm.chunk_folder import Fetch
 from grange.farm.errors import ExecutorUnavailable, TaskRefused
 from grange.farm.executor_spool import ExecutorSpool, SpooledChunk
+from grange.farm.node_count import require_one_machine
 from grange.farm.queue import Group, Queue
 from grange.farm.result import ResultPack
 from grange.farm.runner_command import runner_command
 from grange.farm.task import Batch, Task
+from grange.farm.task_script import MPIRUN
 
 #: How long runners get to end by themselves when the pool closes.
 CLOSE_PATIENCE_S = 1.5
@@ -68,6 +70,7 @@ class LocalPool:
     spool_root: the folder for chunks and results. slots: how many cores to use (None: all that we may
     use). fetch: reads input files that are given by key. python: the interpreter of the runners.
     memory_mb: the memory, in mebibytes, that tasks which declare theirs may take together (None: all).
+    mpirun: how commands that want it are run under MPI.
     Errors: SpoolUnwritable.
     """
 
@@ -81,12 +84,13 @@ class LocalPool:
         memory_mb: int | None = None,
         sizing: Sizing | None = None,
         flush_s: float = 0.5,
+        mpirun: str = MPIRUN,
     ) -> None:
         self._slots = slots or machine.cores()
         self._memory_mb = memory_mb or machine.memory_mb()
         self._python = python
         self._sizing = sizing or Sizing()
-        self._spool = ExecutorSpool(Path(spool_root), fetch, flush_s)
+        self._spool = ExecutorSpool(Path(spool_root), fetch, flush_s, mpirun)
         self._queue = Queue()
         self._estimates: dict[object, Estimate] = {}
         self._runners: list[Runner] = []
@@ -122,6 +126,7 @@ class LocalPool:
         if self._closed:
             raise ExecutorUnavailable("this local pool is closed")
         need = batch.resources
+        require_one_machine(need, "the local pool")
         if need.cpus < 1:
             raise TaskRefused(f"cpus: expected 1 or more, got {need.cpus}")
         if need.cpus > self._slots:

@@ -10,8 +10,10 @@ from grange.repository.key import Key
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What one task needs.
+    """What one task needs, on all its nodes together.
 
+    nodes: None where cpus and memory decide (farm.node_count). mpi_procs: processes of MPI, None for as
+    many as cpus; a program without MPI takes no notice of it.
     Units: memory_mb in mebibytes, resident, of the task and its children together; walltime_s in
     seconds. None means no limit.
     """
@@ -19,6 +21,14 @@ class Resources:
     cpus: int = 1
     memory_mb: int | None = None
     walltime_s: float | None = None
+    gpus: int = 0
+    nodes: int | None = None
+    mpi_procs: int | None = None
+
+    @property
+    def tot_num_mpiprocs(self) -> int:
+        """How many processes of MPI a program is run as."""
+        return self.cpus if self.mpi_procs is None else self.mpi_procs
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +39,11 @@ class CommandTask:
     stdin: path (one of files) that is fed to the program, or None for nothing.
     stdout, stderr: paths that the streams are written to; always kept.
     retrieve: glob patterns, relative to the directory ("**" allowed), of further files to keep.
+    prologue, epilogue: lines for bash before and after the program. mpi: run it under MPI, as the
+    computer does that. container: the command, as text for bash, that runs what follows it in a
+    container; line: it takes the program with its arguments as one argument, for a shell of its own.
+    expand: $NAME and the like are filled in in the arguments. With none of these no shell is started
+    (farm.task_script).
     """
 
     id: str
@@ -40,6 +55,12 @@ class CommandTask:
     stderr: str = "stderr.txt"
     retrieve: tuple[str, ...] = ()
     attempt: int = 1
+    prologue: str = ""
+    epilogue: str = ""
+    mpi: bool = False
+    container: str = ""
+    line: bool = False
+    expand: bool = False
 
 
 @dataclass(frozen=True, slots=True)
