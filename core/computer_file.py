@@ -175,7 +175,9 @@ def _yaml_dumper() -> Any:
         """Texts of several lines as blocks, as a person would write them."""
 
         def represent_text(self, value: str) -> Any:
-            style = "|" if "\n" in value else None
+            # PyYAML folds what counts as a line break in YAML only, and would not read it back
+            odd = any(not (character.isprintable() or character == "\n") for character in value)
+            style = '"' if odd else "|" if "\n" in value else None
             return self.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
     Dumper.add_representer(str, Dumper.represent_text)

@@ -93,7 +93,8 @@ def test_settings_of_aiida() -> None:
     text = (
         "username: ada\nport: 22\nlook_for_keys: true\nkey_filename: ''\ntimeout: 60\nproxy_jump: gate\n"
         "proxy_command: ''\nkey_policy: AutoAddPolicy\nsafe_interval: 15\n"
-        "mpirun_command: [mpirun, -np, '4']\ntransport: ssh_async\nscheduler: direct\nmpiprocs_per_machine: null\n"
+        "mpirun_command: [mpirun, -np, '4']\ntransport: ssh_async\nscheduler: direct\n"
+        "mpiprocs_per_machine: null\n"
     )
     base = Computer(label="a", hostname="h")
     assert computer_of(parse(text), base) == Computer(
