@@ -1,4 +1,4 @@
-"""What deploy/postgres says to a real server: each setting, who may connect, and the database of a profile."""
+"""What deploy/postgres says to a real server: settings, who may connect, the database of a profile."""
 
 from __future__ import annotations
 
