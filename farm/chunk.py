@@ -16,17 +16,21 @@ class Sizing:
 
     target_s: how long a chunk should take. start_s: what starting one costs; a chunk is never
     made shorter than ten times that for balance's sake. first: the size while nothing is known.
-    Units: seconds; first and most in tasks.
+    least: a chunk that takes less than least_s has at least so many tasks, because each of them is
+    some files on a file system that many share.
+    Units: seconds; first, most and least in tasks.
     """
 
     target_s: float = 0.75
     start_s: float = 0.004
     first: int = 8
     most: int = 4000
+    least: int = 1
+    least_s: float = 0.0
 
 
-#: For a node of a cluster: minutes, because each chunk starts an interpreter and goes through a server.
-CLUSTER = Sizing(target_s=120.0, start_s=0.3, first=8, most=20000)
+#: For nodes of a cluster: a chunk is an interpreter, a task of a server, and four files or more.
+CLUSTER = Sizing(target_s=60.0, start_s=0.15, first=8, most=20000, least=200, least_s=5.0)
 
 
 def chunk_size(queued: int, slots: int, task_s: float | None, sizing: Sizing) -> int:
@@ -41,7 +45,7 @@ def chunk_size(queued: int, slots: int, task_s: float | None, sizing: Sizing) ->
     if task_s is None:
         return min(queued, sizing.first, share)
     each = max(task_s, 1e-6)
-    worth = math.ceil(10 * sizing.start_s / each)
+    worth = max(math.ceil(10 * sizing.start_s / each), min(sizing.least, math.ceil(sizing.least_s / each)))
     wanted = min(max(1, round(sizing.target_s / each)), max(share, worth))
     return max(1, min(queued, wanted, sizing.most))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from grange.farm import runner
@@ -28,10 +29,11 @@ def write_chunk(
     fetch: Fetch | None,
     flush_s: float = 0.5,
     mpirun: str = MPIRUN,
+    more: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, str]:
     """Write chunk.zip for tasks of one kind (all commands, or all calls of one function).
 
-    mpirun: how commands that want it are run under MPI.
+    mpirun: how commands that want it are run under MPI. more: what the runner is told besides.
 
     Returns the tasks that cannot be made, id → reason; they are not in the chunk. If that is all of
     them, nothing is written.
@@ -44,6 +46,7 @@ def write_chunk(
         "walltime_s": resources.walltime_s,
         "flush_s": flush_s,
         "scratch": scratch,
+        **more,
     }
     if isinstance(tasks[0], CommandTask):
         commands = [task for task in tasks if isinstance(task, CommandTask)]

@@ -45,14 +45,15 @@ class SshSettings:
 class Computer:
     """One computer.
 
-    work_dir: where our folder lies there; "~" and "{username}" are filled in. cores_per_node, memory_mb_per_node,
-    gpus_per_node: what a node gives to tasks (None: not known, Slurm's own default). prepend_text, append_text: shell lines
-    around every job script (modules for example). directives: further lines after "#SBATCH ". mpirun: a
-    template with {tot_num_mpiprocs}, {nodes}, {procs_per_node}. python: the interpreter there, 3.9 or newer. hq_program: the program
-    `hq` there (a path or a name on PATH after prepend_text); hq_binary: a file here that is sent instead.
-    max_queued_jobs: how many jobs of ours may be in the queue of the scheduler at once, all processes together.
-    connection_interval_s: the least time between the beginnings of two connections.
-    slots: for direct, how many cores tasks may use together (0: all).
+    work_dir: where our folder lies there; "~" and "{username}" are filled in. cores_per_node,
+    memory_mb_per_node, gpus_per_node: what a node gives to tasks (None: not known, Slurm's own default).
+    prepend_text, append_text: shell lines around every job script (modules for example). directives: further
+    lines after "#SBATCH ". mpirun: a template with {tot_num_mpiprocs}, {nodes}, {procs_per_node}. python: the
+    interpreter there, 3.9 or newer. hq_program: the program `hq` there (a path or a name on PATH after
+    prepend_text); hq_binary: a file here that is sent instead. max_queued_jobs: how many jobs of ours may be
+    in the queue of the scheduler at once, all processes together. connection_interval_s: the least time
+    between the beginnings of two connections. slots: for direct, how many cores tasks may use together (0:
+    all).
     """
 
     label: str

@@ -9,6 +9,7 @@ import sys
 import sysconfig
 import textwrap
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -45,6 +46,30 @@ def ship(function: Callable[..., Any]) -> ShippedFunction:
         _pickled(function, name),
         _source(function),
     )
+
+
+def by_value(function: ShippedFunction) -> ShippedFunction:
+    """The function as it can travel to another computer: what is imported from a folder of the user's own is
+    not there, so its whole module goes by value. Installed packages have to be there.
+
+    Errors: FunctionNotShippable.
+    """
+    if function.pickle is not None or not function.path:
+        return replace(function, path="")
+    import cloudpickle
+
+    top = sys.modules[function.module.partition(".")[0]]
+    found: Any = sys.modules[function.module]
+    for part in function.qualname.split("."):
+        found = getattr(found, part)
+    known = top.__name__ in cloudpickle.list_registry_pickle_by_value()
+    if not known:
+        cloudpickle.register_pickle_by_value(top)
+    try:
+        return replace(function, path="", pickle=_pickled(found, function.name))
+    finally:
+        if not known:
+            cloudpickle.unregister_pickle_by_value(top)
 
 
 def _unbound(function: Callable[..., Any]) -> Callable[..., Any]:

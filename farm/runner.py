@@ -198,6 +198,25 @@ class ZipWriter:
         self.offset = position
         return key
 
+    def add_named(self, name: str, fd: int) -> None:
+        """Add an open file as it is, under a name, in pieces."""
+        label, start, crc, length = name.encode(), self.offset, 0, 0
+        size = os.fstat(fd).st_size
+        while length < size:
+            piece = os.pread(fd, WHOLE_FILE, length)
+            crc, length = zlib.crc32(piece, crc), length + len(piece)
+        if size >= 0xFFFFFFFF:
+            raise SpoolFailed("%s is larger than 4 GiB" % name)
+        self._write(
+            LOCAL_HEADER.pack(b"PK\3\4", 20, 0x800, 0, 0, DOS_DATE, crc, size, size, len(label), 0) + label
+        )
+        length = 0
+        while length < size:
+            piece = os.pread(fd, WHOLE_FILE, length)
+            self._write(piece)
+            length += len(piece)
+        self._list(label, 0, crc, size, size, start)
+
     def close(self, sync: bool = True) -> None:
         """Write the central directory; everything is on the disk when this returns."""
         directory = b"".join(self._directory)
@@ -2213,7 +2232,9 @@ class Node:
         folder = os.path.join(self._work, "hosts")
         try:
             for name in os.listdir(folder):
-                if name != NODE and time.time() - os.stat(os.path.join(folder, name)).st_mtime < ALIVE_S:
+                if name.partition("@")[0] == NODE:
+                    continue
+                if time.time() - os.stat(os.path.join(folder, name)).st_mtime < ALIVE_S:
                     return True
         except OSError:
             pass
@@ -2351,7 +2372,7 @@ def run(folder: str) -> int:
     death: Optional[int] = None
     unproductive = 0
     while True:
-        before = packs_in(folder)
+        before = done_in(folder)
         pid = os.fork()
         if pid == 0:
             code = 1
@@ -2379,7 +2400,7 @@ def run(folder: str) -> int:
         if death == EXIT_OCCUPIED:
             folder, death = twin_of(folder), None
             continue
-        unproductive = 0 if packs_in(folder) > before else unproductive + 1
+        unproductive = 0 if done_in(folder) > before else unproductive + 1
         if unproductive > DEATHS:
             return 1
 
@@ -2492,8 +2513,9 @@ def all_done(folder: str) -> bool:
     return len(marks) > 2 and all(marks[2:])
 
 
-def packs_in(folder: str) -> int:
-    return sum(name.endswith(".zip") for name in os.listdir(folder))
+def done_in(folder: str) -> int:
+    """How many tasks of a chunk are done."""
+    return sum(1 for number in read_marks(folder)[2:] if number)
 
 
 def run_once(folder: str, death: Optional[int]) -> int:

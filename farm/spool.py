@@ -179,6 +179,10 @@ class Run:
             path.mkdir(mode=0o700)
         return path
 
+    def skip_chunk(self, folder: Path) -> None:
+        """A chunk of an earlier life keeps its name: new ones come after it."""
+        self._chunks = max(self._chunks, int(folder.name[6:]))
+
     def packs(self) -> list[Path]:
         """All result packs of a dead run, after finishing what its runners had begun to write."""
         found = []

@@ -31,8 +31,8 @@ class Transport(Protocol):
     """Runs commands and moves files. Several threads may use it at once. Paths there are absolute.
 
     Every method may be repeated after any error.
-    Errors, of all methods: TransportUnavailable (retry), AuthenticationRefused and HostKeyRefused (a person has
-    to act), RemoteFull.
+    Errors, of all methods: TransportUnavailable (retry), AuthenticationRefused and HostKeyRefused (a person
+    has to act), RemoteFull.
     """
 
     def run(

@@ -1,0 +1,587 @@
+"""Chunks on another computer: sent in few large files, handed over there by our agent, fetched as packs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from grange.farm.chunk import CLUSTER, Estimate, Sizing, chunk_sizes
+from grange.farm.chunk_folder import Fetch
+from grange.farm.cluster_spool import ClusterChunk, ClusterRun, chunks_with
+from grange.farm.computer import Computer
+from grange.farm.errors import (
+    ExecutorUnavailable,
+    FarmError,
+    RemoteFull,
+    RemoteMissing,
+    ResultMalformed,
+    TaskRefused,
+    TransportUnavailable,
+)
+from grange.farm.function import by_value
+from grange.farm.node_count import node_count
+from grange.farm.queue import Group, Queue
+from grange.farm.remote import Remote
+from grange.farm.result import ResultPack
+from grange.farm.task import Batch, FunctionTask, Resources, Task
+from grange.farm.transport import Transport
+
+#: How long a poll waits there for news. Short enough that a connection that died unseen is noticed.
+WAIT_S = 15.0
+#: What comes within this time is fetched together. Units: seconds.
+GATHER_S = 0.2
+#: Results of a chunk come back at least so often. Units: seconds.
+FLUSH_S = 5.0
+#: How long tasks of a kind of which nothing is known are held back behind the first of them. Units: seconds.
+HOLD_S = 3.0
+#: So many tasks that fail at once cast doubt on the node, not on the tasks.
+SUSPECT_AFTER = 10
+#: A runner waits so long, twice, for another one that is at its chunk and does not get on. Units: seconds.
+TWIN_S = 15.0
+#: How often what the agent refuses is tried again, and after what time.
+REFUSALS = 4
+REFUSAL_PAUSE_S = 5.0
+#: How many cores are reckoned with while none is known.
+CORES_GUESSED = 16
+#: A shipment holds at most so many bytes, or one chunk.
+SHIPMENT_BYTES = 256 << 20
+
+
+class ClusterExecutor:
+    """An Executor that has chunks run on another computer.
+
+    What was sent goes on there when this process ends, in whatever way: under_way() of the next executor on
+    the same spool root tells what it goes on with. One thread sends, one fetches; a computer that cannot be
+    reached for a while holds both back and loses nothing.
+
+    spool_root: a folder of this campaign and computer alone. transport: shared, closed by whoever made it.
+    fetch: reads input files that are given by key. expected_cores: what allocations may come to, for how much
+    is kept submitted. Errors: SpoolUnwritable.
+    """
+
+    def __init__(
+        self,
+        spool_root: Path,
+        computer: Computer,
+        transport: Transport,
+        *,
+        fetch: Fetch | None = None,
+        expected_cores: int = 0,
+        sizing: Sizing = CLUSTER,
+        flush_s: float = FLUSH_S,
+    ) -> None:
+        self.computer = computer
+        self.remote = Remote(transport, computer)
+        self._root = Path(spool_root)
+        self._fetch = fetch
+        self._expected = expected_cores
+        self._sizing = sizing
+        self._flush_s = flush_s
+        self._changed = threading.Condition()
+        self._queue = Queue()
+        self._first_at: dict[object, float] = {}
+        self._estimates: dict[object, Estimate] = {}
+        self._runs: dict[str, ClusterRun] = {}
+        self._own: ClusterRun | None = None
+        self._ready: list[ResultPack] = []
+        self._left: list[ResultPack] | None = None
+        self._unsent: list[ClusterChunk] = []
+        self._outstanding = 0
+        self._cores = 0
+        self._closing = False
+        self._error: BaseException | None = None
+        self._threads: list[threading.Thread] = []
+        #: What a person should know: why nothing goes on.
+        self.notes: tuple[str, ...] = ()
+        for run in ClusterRun.left_behind(self._root, computer.label):
+            self._runs[run.name] = run
+
+    def __enter__(self) -> ClusterExecutor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def slots(self) -> int:
+        """How many single-core tasks may run at once, when all allocations that are wanted are there."""
+        return max(self._cores, self._expected, CORES_GUESSED)
+
+    @property
+    def cores(self) -> int:
+        """How many cores are at work for us now."""
+        return self._cores
+
+    @property
+    def outstanding(self) -> int:
+        """How many submitted tasks have not been delivered yet."""
+        return self._outstanding
+
+    def submit(self, batch: Batch) -> None:
+        """Take tasks; returns before they are sent.
+
+        Errors: TaskRefused, SpoolUnwritable, and what the other side said that cannot be mended by waiting.
+        """
+        self._check()
+        self._need(batch.resources)
+        if not batch.tasks:
+            return
+        tasks = tuple(self._travelling(batch.tasks))
+        with self._changed:
+            self._queue.add(Batch(tasks, batch.resources))
+            self._outstanding += len(tasks)
+            self._changed.notify_all()
+        self._start()
+
+    def poll(self, timeout_s: float) -> list[ResultPack]:
+        """What has come back since the last poll; waits up to timeout_s for the first.
+
+        Errors: SpoolUnwritable, ExecutorUnavailable, AuthenticationRefused, HostKeyRefused, ComputerPaused.
+        """
+        self._check()
+        self._start()
+        with self._changed:
+            if not self._ready:
+                self._changed.wait_for(lambda: self._ready or self._error is not None, timeout_s)
+            packs, self._ready = self._ready, []
+            self._outstanding -= sum(len(pack.results) for pack in packs)
+        if not packs:
+            self._check()
+        return packs
+
+    def acknowledge(self, packs: Sequence[ResultPack]) -> None:
+        """The results are recorded: their files here may go (a moved file is no error)."""
+        with self._changed:
+            for pack in packs:
+                run = self._runs.get(pack.path.parent.parent.name)
+                if run is not None:
+                    run.acknowledged(pack.path)
+
+    def recover(self) -> list[ResultPack]:
+        """Result packs that earlier executors had fetched and did not live to record."""
+        if self._left is None:
+            with self._changed:
+                self._left = [pack for run in self._runs.values() for pack in run.packs()]
+                return self._left
+        return []
+
+    def under_way(self) -> dict[str, int]:
+        """Tasks that earlier executors have sent and that go on there: id → attempt."""
+        with self._changed:
+            return {
+                task_id: chunk.attempts[task_id]
+                for run in self._runs.values()
+                for chunk in run.chunks.values()
+                if not chunk.ended
+                for task_id in chunk.open_ids
+            }
+
+    def go_on(self, ids: Collection[str]) -> None:
+        """Of what is under way, wait for these tasks; the others are ended there, nobody wants them."""
+        wanted = set(ids)
+        with self._changed:
+            self._outstanding += len(wanted)
+            unwanted = [
+                task_id
+                for run in self._runs.values()
+                for chunk in run.chunks.values()
+                for task_id in chunk.open_ids - wanted
+            ]
+            # What was written and not sent is sent now.
+            for run in self._runs.values():
+                for chunk in run.chunks.values():
+                    if not chunk.sent and not chunk.ended and chunk.open_ids & wanted:
+                        self._unsent.append(chunk)
+        if unwanted:
+            self._end_there(unwanted)
+        self._start()
+
+    def cancel(self, task_ids: Collection[str] | None = None) -> None:
+        """End these tasks (None: all); each is delivered as cancelled unless it had ended before."""
+        wanted = None if task_ids is None else set(task_ids)
+        with self._changed:
+            waiting = self._queue.take_out(wanted)
+            if waiting:
+                from grange.farm import runner
+
+                results = [
+                    runner.result_of(
+                        {"id": task.id, "attempt": task.attempt}, "cancelled", "cancelled before it was sent"
+                    )
+                    for task in waiting
+                ]
+                self._ready.append(self._run().pack_of(results, len(results)))
+                self._changed.notify_all()
+        self._end_there(wanted)
+
+    def close(self) -> None:
+        """Leave what is under way to go on there, and to be fetched by whoever comes next."""
+        with self._changed:
+            if self._closing:
+                return
+            self._closing = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join(2.0)
+        with self._changed:
+            idle = [run for run in self._runs.values() if not run.chunks]
+            if idle and not self._error:
+                with contextlib.suppress(FarmError):
+                    self.remote.ask("sweep", {"runs": [run.name for run in idle]}, 30.0)
+            for run in self._runs.values():
+                run.close()
+            self._runs.clear()
+
+    # -- what tasks need -------------------------------------------------------------------------
+
+    def _need(self, resources: Resources) -> dict[str, Any]:
+        """What a task needs, as the agent takes it. Errors: TaskRefused for what can never be had there."""
+        computer = self.computer
+        label = computer.label
+        nodes = node_count(resources, computer.cores_per_node, computer.memory_mb_per_node)
+        if resources.cpus < 1:
+            raise TaskRefused(f"cpus: expected 1 or more, got {resources.cpus}")
+        if resources.gpus > computer.gpus_per_node * nodes:
+            raise TaskRefused(
+                f"a task asks for {resources.gpus} GPUs; a node of {label} has {computer.gpus_per_node}"
+            )
+        if computer.scheduler == "direct" and nodes > 1:
+            raise TaskRefused(f"a task asks for {nodes} nodes; {label} is one machine")
+        if computer.scheduler == "direct" and computer.slots and resources.cpus > computer.slots:
+            raise TaskRefused(f"a task asks for {resources.cpus} cpus; {label} may use {computer.slots}")
+        return {
+            "cpus": self._cpus(resources, nodes),
+            "memory_mb": resources.memory_mb,
+            "gpus": resources.gpus,
+            "nodes": nodes,
+            "walltime_s": resources.walltime_s,
+        }
+
+    def _cpus(self, resources: Resources, nodes: int) -> int:
+        """How many cpus a task takes: the wheel knows nothing else, so memory is counted in cpus there."""
+        computer = self.computer
+        if computer.hyperqueue != "private-wheel" or nodes > 1 or not resources.memory_mb:
+            return resources.cpus
+        if not computer.cores_per_node or not computer.memory_mb_per_node:
+            return resources.cpus
+        share = -(-resources.memory_mb * computer.cores_per_node // computer.memory_mb_per_node)
+        return max(resources.cpus, min(computer.cores_per_node, share))
+
+    def _travelling(self, tasks: Sequence[Task]) -> Sequence[Task]:
+        """The tasks as they can travel to another computer: what is imported here from a folder of the user's
+        own
+        is not there, so such functions go by value. Errors: FunctionNotShippable."""
+        if not isinstance(tasks[0], FunctionTask):
+            return tasks
+        made: dict[int, Any] = {}
+        found: list[Task] = []
+        for task in tasks:
+            assert isinstance(task, FunctionTask)
+            function = made.get(id(task.function))
+            if function is None:
+                function = made[id(task.function)] = by_value(task.function)
+            found.append(FunctionTask(task.id, function, task.kwargs, task.attempt))
+        return found
+
+    # -- threads ---------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        if self._threads or self._closing:
+            return
+        for name, work in (("send", self._send_all), ("fetch", self._fetch_all)):
+            thread = threading.Thread(
+                target=self._until_closed, args=(work,), name=f"{name} {self.computer.label}", daemon=True
+            )
+            self._threads.append(thread)
+            thread.start()
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
+        if self._closing:
+            raise ExecutorUnavailable(f"the executor of {self.computer.label} is closed")
+
+    def _until_closed(self, work: Any) -> None:
+        """Do one step of work again and again. What passes is waited for; what does not ends the run."""
+        refusals = 0
+        while not self._closing:
+            try:
+                work()
+                refusals = 0
+            except (TransportUnavailable, RemoteFull) as error:
+                self._note(str(error))
+                self._pause(REFUSAL_PAUSE_S)
+            except ExecutorUnavailable as error:
+                refusals += 1
+                self._note(str(error))
+                if refusals >= REFUSALS:
+                    self._fail(error)
+                    return
+                self._pause(REFUSAL_PAUSE_S)
+            except BaseException as error:
+                self._fail(error)
+                return
+
+    def _fail(self, error: BaseException) -> None:
+        with self._changed:
+            if not self._closing:
+                self._error = self._error or error
+            self._changed.notify_all()
+
+    def _pause(self, seconds: float) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closing, seconds)
+
+    def _note(self, *notes: str) -> None:
+        self.notes = notes
+
+    # -- out -------------------------------------------------------------------------------------
+
+    def _run(self) -> ClusterRun:
+        if self._own is None:
+            self._own = ClusterRun.create(self._root, self.computer.label)
+            self._runs[self._own.name] = self._own
+        return self._own
+
+    def _send_all(self) -> None:
+        """Send what can be sent now; waits a little where there is nothing."""
+        self._ask_for_cores()
+        chunks = self._next_chunks()
+        if not chunks:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closing, 0.05 if len(self._queue) else 0.2)
+            return
+        try:
+            self._ship(chunks)
+        except BaseException:
+            with self._changed:
+                self._unsent = [chunk for chunk in chunks if not chunk.sent] + self._unsent
+            raise
+
+    def _ask_for_cores(self) -> None:
+        """Without HyperQueue nobody tells how many cores there are: ask, or take the limit of the queue."""
+        if self._cores or self.computer.hyperqueue != "none":
+            return
+        if self.computer.scheduler == "direct":
+            self._cores = self.computer.slots or int(self.remote.prepare()["cores"])
+        else:
+            self._cores = self.computer.max_queued_jobs
+
+    def _next_chunks(self) -> list[ClusterChunk]:
+        """Write the chunks that are to be sent now."""
+        with self._changed:
+            if self._unsent:
+                found, self._unsent = self._unsent, []
+                return found
+            found = []
+            while (group := self._queue.first()) is not None:
+                need = self._need(group.resources)
+                sizes = self._sizes(group, max(1, int(need["cpus"])))
+                if not sizes:
+                    break
+                for size in sizes:
+                    tasks = [group.tasks[number] for number in range(size)]
+                    chunk, refused = self._run().new_chunk(
+                        tasks,
+                        group.kind,
+                        group.resources,
+                        need,
+                        fetch=self._fetch,
+                        flush_s=self._flush_s,
+                        mpirun=self.computer.mpirun,
+                        more={
+                            "need": need,
+                            "twin_s": TWIN_S,
+                            **({"suspect_after": SUSPECT_AFTER} if group.commands else {}),
+                        },
+                    )
+                    self._queue.drop(group, size)
+                    if refused is not None:
+                        self._ready.append(refused)
+                        self._changed.notify_all()
+                    if chunk is not None:
+                        found.append(chunk)
+                if len(sizes) and self._queue.first() is group:
+                    break
+            return found
+
+    def _sizes(self, group: Group, cpus: int) -> list[int]:
+        """The sizes of the chunks of a group that are to be sent now."""
+        waiting = len(group.tasks)
+        slots = max(1, (self._cores or CORES_GUESSED) // cpus)
+        estimate = self._estimates.get(group.kind, Estimate()).task_s
+        if estimate is not None:
+            return chunk_sizes(waiting, slots, estimate, self._sizing)
+        now = time.monotonic()
+        first_at = self._first_at.get(group.kind)
+        if first_at is None:
+            # A few chunks tell what such a task takes; what follows is cut by that.
+            self._first_at[group.kind] = now
+            first = self._sizing.first
+            if waiting <= first:
+                return [waiting]
+            return [first] * min(waiting // first, 2, slots)
+        if now - first_at < HOLD_S:
+            return []
+        # Nothing has come back: if somebody is at work, a task takes longer than that.
+        longest = self._sizing.most
+        if self._cores:
+            longest = max(1, int(self._sizing.least_s / (now - first_at)))
+        sizes: list[int] = []
+        while waiting > 0:
+            size = max(1, min(-(-waiting // (2 * slots)), longest, self._sizing.least))
+            sizes.append(size)
+            waiting -= size
+        return sizes
+
+    def _ship(self, chunks: Sequence[ClusterChunk]) -> None:
+        """Send chunks: one file for all that need the same, and a word to the agent of whose they are."""
+        self.remote.prepare()
+        groups: dict[tuple[str, bool, str], list[ClusterChunk]] = {}
+        for chunk in chunks:
+            groups.setdefault((chunk.folder.parent.name, chunk.commands, json.dumps(chunk.need)), []).append(
+                chunk
+            )
+        for (name, commands, _), several in groups.items():
+            run = self._runs[name]
+            for part in _parts(several):
+                shipment, path = run.shipment(part)
+                told = {
+                    "chunks": [chunk.name for chunk in part],
+                    "need": part[0].need,
+                    "kind": "command" if commands else "function",
+                    "settings": self.remote.settings,
+                }
+                there = f"{self.remote.spool_dir(name)}/jobs/{shipment}"
+                try:
+                    self.remote.transport.put([(path, f"{there}.zip")])
+                    self.remote.transport.put([(json.dumps(told).encode(), f"{there}.json")])
+                finally:
+                    path.unlink(missing_ok=True)
+                with self._changed:
+                    run.mark_sent(part)
+                    self._changed.notify_all()
+
+    # -- back ------------------------------------------------------------------------------------
+
+    def _fetch_all(self) -> None:
+        """One poll and what it brings."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closing or self._has_business(), 1.0)
+            if self._closing or not self._has_business():
+                return
+            runs = {name: run for name, run in self._runs.items() if not run.is_idle}
+            seen = {name: sorted(run.seen) for name, run in runs.items() if run.seen}
+            dropped = {name: sorted(run.dropped) for name, run in runs.items() if run.dropped}
+            busy = any(
+                chunk.sent and not chunk.ended for run in runs.values() for chunk in run.chunks.values()
+            )
+        answer = self.remote.ask(
+            "poll",
+            {
+                "runs": sorted(runs),
+                "seen": seen,
+                "drop": dropped,
+                "wait_s": WAIT_S if busy else 0.0,
+                "gather_s": GATHER_S,
+            },
+            WAIT_S + 90.0,
+        )
+        with self._changed:
+            for name, run in runs.items():
+                run.seen.difference_update(seen.get(name, ()))
+                run.dropped.difference_update(dropped.get(name, ()))
+            if self.computer.hyperqueue != "none":
+                self._cores = int(answer["cores"])
+        broken = [f"the node {name} is broken and gets nothing more" for name in answer["broken"]]
+        self._note(*answer["problems"], *broken)
+        for name, marks in answer["marks"].items():
+            self._take(runs[name], marks)
+
+    def _has_business(self) -> bool:
+        return any(
+            run.seen or run.dropped or any(chunk.sent and not chunk.ended for chunk in run.chunks.values())
+            for run in self._runs.values()
+        )
+
+    def _take(self, run: ClusterRun, marks: Mapping[str, Sequence[tuple[str, int]]]) -> None:
+        """Fetch the packs that marks tell of, and deliver them."""
+        wanted: dict[str, Path] = {}
+        for packs in marks.values():
+            for pack, size in packs:
+                path = run.local_path(pack)
+                if path is not None and size >= 0:
+                    wanted[pack] = path
+        there = self.remote.spool_dir(run.name)
+        self._get([(f"{there}/{pack}", path) for pack, path in wanted.items()])
+        with self._changed:
+            for path in dict.fromkeys(wanted.values()):
+                if path.exists() and path.parent.name in run.chunks:
+                    self._deliver(run, path)
+            for mark in marks:
+                chunk, _, what = mark.rpartition(".")
+                run.seen.add(mark)
+                if what == "end":
+                    run.end(chunk.partition("+")[0])
+            self._changed.notify_all()
+
+    def _get(self, files: Sequence[tuple[str, Path]]) -> None:
+        """Fetch files; one that is gone there was fetched before."""
+        if not files:
+            return
+        try:
+            self.remote.transport.get(files)
+        except RemoteMissing:
+            for file in files:
+                with contextlib.suppress(RemoteMissing):
+                    self.remote.transport.get([file])
+
+    def _deliver(self, run: ClusterRun, path: Path) -> None:
+        chunk = run.chunks[path.parent.name]
+        try:
+            pack = run.fetched(path)
+        except ResultMalformed:
+            path.unlink(missing_ok=True)
+            raise
+        if pack is None or not pack.results:
+            return
+        self._ready.append(pack)
+        if chunk.kind is not None:
+            known = self._estimates.get(chunk.kind, Estimate())
+            wall_s = sum(result.wall_s for result in pack.results)
+            self._estimates[chunk.kind] = known.after(len(pack.results), wall_s)
+
+    def _end_there(self, ids: Collection[str] | None) -> None:
+        """End tasks that are there."""
+        with self._changed:
+            meant = chunks_with(self._runs.values(), ids)
+            unsent = set()
+            for run in self._runs.values():
+                for chunk in run.chunks.values():
+                    if not chunk.sent:
+                        unsent.add((run.name, chunk.name))
+        sent = {
+            run: {name: tasks for name, tasks in chunks.items() if (run, name) not in unsent}
+            for run, chunks in meant.items()
+        }
+        if any(sent.values()):
+            self.remote.ask("cancel", {"chunks": {run: chunks for run, chunks in sent.items() if chunks}})
+
+
+def _parts(chunks: Sequence[ClusterChunk]) -> list[list[ClusterChunk]]:
+    """Chunks in portions that make a file of bounded size."""
+    parts: list[list[ClusterChunk]] = []
+    size = 0
+    for chunk in chunks:
+        bytes_ = (chunk.folder / "chunk.zip").stat().st_size
+        if not parts or size + bytes_ > SHIPMENT_BYTES:
+            parts.append([])
+            size = 0
+        parts[-1].append(chunk)
+        size += bytes_
+    return parts

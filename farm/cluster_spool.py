@@ -1,0 +1,314 @@
+"""One campaign's chunks on a computer: what of them lies here, and what there.
+
+Here, in the spool folder of the campaign and the computer:
+
+    run-<time>-<random>/        one executor's life, as in farm.spool; whoever comes next goes on with it
+        remote.json             the computer, and the name of the run there
+        chunk-000001/
+            chunk.zip           until the chunk is done, so that it can be sent again
+            sent                it was put into the spool there
+            <twin>-result-<n>.zip   a pack that was fetched and is not recorded yet
+
+There, below the work directory: spool/<run>/, see farm.agent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from grange.farm import runner
+from grange.farm.chunk_folder import Fetch, write_chunk
+from grange.farm.errors import ResultMalformed
+from grange.farm.executor_spool import remove_flat
+from grange.farm.result import ResultPack
+from grange.farm.result_pack import read_result_pack
+from grange.farm.spool import Run, spool_errors
+from grange.farm.task import CommandTask, Resources, Task
+
+REMOTE_FILE = "remote.json"
+SENT_FILE = "sent"
+_PACK = re.compile(r"(chunk-\d+)(?:\+(\d+))?/result-(\d+)\.zip")
+
+
+@dataclass(slots=True, eq=False)
+class ClusterChunk:
+    """A chunk from its writing until its last pack is recorded.
+
+    need: what the agent has to know of its tasks. waiting: packs that were fetched and are not recorded.
+    """
+
+    folder: Path
+    attempts: dict[str, int]
+    kind: Hashable
+    need: dict[str, Any]
+    commands: bool
+    sent: bool = False
+    ended: bool = False
+    waiting: set[Path] = field(default_factory=set)
+    open_ids: set[str] = field(default_factory=set)
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    def delivered(self, pack: ResultPack) -> None:
+        """Results of this chunk have come."""
+        self.open_ids.difference_update(result.id for result in pack.results)
+
+
+class ClusterRun:
+    """The chunks of one executor's life."""
+
+    def __init__(self, run: Run, computer: str) -> None:
+        self._run = run
+        self.chunks: dict[str, ClusterChunk] = {}
+        #: Marks there that are dealt with, and chunks there that nobody needs: told with the next poll.
+        self.seen: set[str] = set()
+        self.dropped: set[str] = set()
+        self._computer = computer
+        self._shipments = 0
+
+    @classmethod
+    def create(cls, root: Path, computer: str) -> ClusterRun:
+        """A new run. Errors: SpoolUnwritable."""
+        made = cls(Run.create(root), computer)
+        with spool_errors(root):
+            (made.path / REMOTE_FILE).write_text(json.dumps({"computer": computer}))
+        return made
+
+    @classmethod
+    def left_behind(cls, root: Path, computer: str) -> list[ClusterRun]:
+        """The runs of executors that have ended, with what is known of their chunks here; locked by us."""
+        found = []
+        for run in Run.dead(root):
+            if not (run.path / REMOTE_FILE).exists():
+                run.remove()
+                continue
+            made = cls(run, computer)
+            made._load()
+            found.append(made)
+        return found
+
+    @property
+    def path(self) -> Path:
+        return self._run.path
+
+    @property
+    def name(self) -> str:
+        """The name of the run, here and there."""
+        return self._run.path.name
+
+    @property
+    def scratch_name(self) -> str:
+        return self._run.scratch_name
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing of it is under way or waits to be recorded."""
+        return not self.chunks and not self.seen and not self.dropped
+
+    # -- out -------------------------------------------------------------------------------------
+
+    def new_chunk(
+        self,
+        tasks: Sequence[Task],
+        kind: Hashable,
+        resources: Resources,
+        need: Mapping[str, Any],
+        *,
+        fetch: Fetch | None,
+        flush_s: float,
+        mpirun: str,
+        more: Mapping[str, Any],
+    ) -> tuple[ClusterChunk | None, ResultPack | None]:
+        """Write a chunk here. Second: a pack that says input_missing of the tasks that cannot be made.
+
+        Errors: SpoolUnwritable; nothing is left behind then.
+        """
+        folder = self._run.new_chunk()
+        try:
+            with spool_errors(self.path):
+                missing = write_chunk(
+                    folder, tasks, resources, scratch=self.scratch_name, fetch=fetch, flush_s=flush_s,
+                    mpirun=mpirun, more=more,
+                )  # fmt: skip
+        except BaseException:
+            remove_flat(folder)
+            raise
+        refused = self.own_pack(tasks, missing) if missing else None
+        attempts = {task.id: task.attempt for task in tasks if task.id not in missing}
+        if not attempts:
+            remove_flat(folder)
+            return None, refused
+        commands = isinstance(tasks[0], CommandTask)
+        chunk = ClusterChunk(folder, attempts, kind, dict(need), commands, open_ids=set(attempts))
+        self.chunks[chunk.name] = chunk
+        return chunk, refused
+
+    def own_pack(self, tasks: Iterable[Task], reasons: Mapping[str, str]) -> ResultPack:
+        """A pack that says input_missing of tasks that never left, with the reasons."""
+        results = [
+            runner.result_of({"id": task.id, "attempt": task.attempt}, "input_missing", reasons[task.id])
+            for task in tasks
+            if task.id in reasons
+        ]
+        return self.pack_of(results, len(results))
+
+    def pack_of(self, results: Sequence[dict[str, Any]], count: int) -> ResultPack:
+        """A pack of results about tasks that no runner got. Errors: SpoolUnwritable."""
+        folder = self._run.new_chunk()
+        with spool_errors(self.path):
+            path = folder / "0-result-1.part"
+            pack = runner.ZipWriter(str(path))
+            pack.add("manifest.json", runner.dump({"format": runner.FORMAT, "results": list(results)}))
+            pack.close()
+            path = path.rename(path.with_suffix(".zip"))
+        chunk = ClusterChunk(folder, {}, None, {}, True, sent=True, ended=True, waiting={path})
+        self.chunks[chunk.name] = chunk
+        return read_result_pack(path)
+
+    def shipment(self, chunks: Sequence[ClusterChunk]) -> tuple[str, Path]:
+        """One file that holds chunks, to be sent; its name there (without ending), and the file here."""
+        self._shipments += 1
+        name = f"{os.getpid():x}-{self._shipments:06d}"
+        path = self.path / f"{name}.zip"
+        with spool_errors(self.path):
+            pack = runner.ZipWriter(str(path))
+            for chunk in chunks:
+                fd = os.open(chunk.folder / "chunk.zip", os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    pack.add_named(chunk.name, fd)
+                finally:
+                    os.close(fd)
+            pack.close(sync=False)
+        return name, path
+
+    def mark_sent(self, chunks: Iterable[ClusterChunk]) -> None:
+        """They lie there now; whoever comes after us need not send them again."""
+        for chunk in chunks:
+            chunk.sent = True
+            with spool_errors(self.path):
+                (chunk.folder / SENT_FILE).touch()
+
+    # -- back ------------------------------------------------------------------------------------
+
+    def local_path(self, pack: str) -> Path | None:
+        """Where a pack there is put here; None for what is no pack of a chunk that we know."""
+        match = _PACK.fullmatch(pack)
+        if match is None or match[1] not in self.chunks:
+            return None
+        return self.path / match[1] / f"{match[2] or 0}-result-{match[3]}.zip"
+
+    def fetched(self, path: Path) -> ResultPack | None:
+        """A pack that is here now; None if it is none of ours to record."""
+        chunk = self.chunks[path.parent.name]
+        pack = read_result_pack(path)
+        chunk.waiting.add(path)
+        chunk.delivered(pack)
+        return pack
+
+    def end(self, name: str) -> None:
+        """A chunk is done there, and all of its packs are here."""
+        self.dropped.add(name)
+        chunk = self.chunks.get(name)
+        if chunk is not None:
+            chunk.ended = True
+            self._clear(chunk)
+
+    def acknowledged(self, path: Path) -> None:
+        """A pack is recorded."""
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+        chunk = self.chunks.get(path.parent.name)
+        if chunk is not None:
+            chunk.waiting.discard(path)
+            self._clear(chunk)
+
+    def _clear(self, chunk: ClusterChunk) -> None:
+        if chunk.ended and not chunk.waiting:
+            remove_flat(chunk.folder)
+            del self.chunks[chunk.name]
+
+    # -- what an earlier life has left -----------------------------------------------------------
+
+    def _load(self) -> None:
+        for folder in sorted(self.path.iterdir()):
+            if folder.suffix == ".zip":
+                folder.unlink()  # a shipment that was being made
+                continue
+            if not folder.name.startswith("chunk-") or not folder.is_dir():
+                continue
+            self._run.skip_chunk(folder)
+            chunk = _loaded(folder)
+            if chunk is None:
+                remove_flat(folder)
+            else:
+                self.chunks[chunk.name] = chunk
+
+    def packs(self) -> Iterator[ResultPack]:
+        """What was fetched and not recorded."""
+        for chunk in list(self.chunks.values()):
+            for path in sorted(chunk.waiting):
+                try:
+                    pack = read_result_pack(path)
+                except (ResultMalformed, FileNotFoundError):
+                    chunk.waiting.discard(path)
+                    path.unlink(missing_ok=True)
+                    continue
+                chunk.delivered(pack)
+                yield pack
+
+    def close(self) -> None:
+        """Leave it to whoever comes next, or remove it if there is nothing in it."""
+        if self.chunks:
+            self._run.release()
+        else:
+            self._run.remove()
+
+
+def _loaded(folder: Path) -> ClusterChunk | None:
+    """A chunk as an earlier life has left it; None for one that was never written to its end."""
+    waiting = set(folder.glob("*-result-*.zip"))
+    try:
+        pack = runner.ZipReader(str(folder / "chunk.zip"))
+    except (FileNotFoundError, ValueError):
+        if waiting:
+            return ClusterChunk(folder, {}, None, {}, True, sent=True, ended=True, waiting=waiting)
+        return None
+    try:
+        spec = json.loads(pack.read("chunk.json"))
+    finally:
+        pack.close()
+    attempts = {str(task["id"]): int(task.get("attempt", 1)) for task in spec["tasks"]}
+    return ClusterChunk(
+        folder,
+        attempts,
+        None,
+        spec.get("need", {}),
+        spec["kind"] == "command",
+        sent=(folder / SENT_FILE).exists(),
+        waiting=waiting,
+        open_ids=set(attempts),
+    )
+
+
+def chunks_with(runs: Iterable[ClusterRun], ids: Collection[str] | None) -> dict[str, dict[str, list[str]]]:
+    """Run → chunk → ids of its tasks that are meant and open (None: all); a whole chunk is an empty list."""
+    found: dict[str, dict[str, list[str]]] = {}
+    wanted = None if ids is None else set(ids)
+    for run in runs:
+        for chunk in run.chunks.values():
+            if chunk.ended:
+                continue
+            meant = chunk.open_ids if wanted is None else chunk.open_ids & wanted
+            if meant:
+                whole = len(meant) == len(chunk.open_ids)
+                found.setdefault(run.name, {})[chunk.name] = [] if whole else sorted(meant)
+    return found
