@@ -1,4 +1,4 @@
-"""Fixtures for everyone: an embedded PostgreSQL and a cluster a session, a database and home for each test."""
+"""Fixtures for everyone: a session's PostgreSQL and cluster, a fresh database and home for each test."""
 
 from __future__ import annotations
 

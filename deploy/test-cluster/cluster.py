@@ -128,7 +128,7 @@ def slurm_version() -> tuple[int, ...]:
 
 
 def free_ports(nodes: int) -> int:
-    """The first of a row of free ports: slurmctld's, then the nodes'; below the range of outgoing connections."""
+    """The first of a row of free ports, slurmctld's and the nodes'; below those of outgoing connections."""
     for first in range(17001, 30000, nodes + 1):
         with contextlib.ExitStack() as stack:
             try:
@@ -188,9 +188,9 @@ The cluster runs ({took:.1f} s): {cluster.nodes} nodes of {cluster.cpus} CPUs an
     )
     if not cluster.confined:
         say(
-            "It has no network namespace: who reaches this host reaches Slurm's ports (which ask for munge's key).\n"
-            "HyperQueue's server from the PyPI wheel must not run in it, so computer.toml says hyperqueue = "
-            '"none".\n'
+            "It has no network namespace: who reaches this host reaches Slurm's ports (they ask for a key).\n"
+            "HyperQueue's server from the PyPI wheel must not run in it: computer.toml says "
+            'hyperqueue = "none".\n'
         )
     return cluster
 
@@ -296,7 +296,7 @@ def start_all(cluster: Cluster, timeout_s: float) -> None:
     )
     for part in ("slurmctld", *cluster.node_names):
         start_part(cluster, part)
-    wait(lambda: idle_nodes(cluster) == cluster.nodes, until, cluster, "not all nodes are idle", "slurm")
+    wait(lambda: ready_nodes(cluster) == cluster.nodes, until, cluster, "not all nodes take jobs", "slurm")
     start_sshd(cluster)
 
 
@@ -325,9 +325,9 @@ def start_keeper(cluster: Cluster) -> str:
         keeper.wait()
         if "refused" in report:
             raise Trouble(
-                f"A network namespace is refused here ({report['refused']}): a container, or a setting of the "
-                "kernel, forbids it.\nStart as root, or with --no-namespace (HyperQueue's server from the PyPI "
-                "wheel must not run in the cluster then).",
+                f"A network namespace is refused here ({report['refused']}): a container, or a setting of "
+                "the kernel, forbids it.\nStart as root, or with --no-namespace (HyperQueue's server from "
+                "the PyPI wheel must not run in the cluster then).",
                 NAMESPACE_REFUSED,
             )
         raise Trouble("The cluster's keeper did not start." + tails(cluster, "keeper"))
@@ -379,13 +379,15 @@ def still(cluster: Cluster, part: str) -> bool:
     return True
 
 
-def idle_nodes(cluster: Cluster) -> int:
+def ready_nodes(cluster: Cluster) -> int:
+    """How many nodes take jobs, or have some from before. Errors: Trouble where a daemon has ended."""
     parts = ask(cluster, {"do": "status"})["parts"]
     for part in ("munged", "slurmctld", *cluster.node_names):
         if part not in parts:
             raise Trouble(f"{part} has ended." + tails(cluster, part))
-    seen = run_inside(cluster, "sinfo -h -t idle -o %D").stdout
-    return sum(int(word) for word in seen.split() if word.isdigit())
+    seen = [line.split() for line in run_inside(cluster, "sinfo -h -o '%T %D'").stdout.splitlines()]
+    # A star behind the state: the node has not answered yet.
+    return sum(int(line[1]) for line in seen if line[0] in ("idle", "mixed", "allocated", "completing"))
 
 
 def wait(
@@ -444,16 +446,22 @@ def end(cluster: Cluster) -> None:
 
 
 def left_over(cluster: Cluster, keeper: dict[str, Any]) -> list[processes.Process]:
-    """Processes of a cluster whose keeper has gone: in its namespace, and younger than the keeper."""
-    if not cluster.confined or keeper["namespace"] == processes.namespace("self"):
-        return []
-    return [process for process in processes.members(keeper["namespace"]) if process.start >= keeper["start"]]
+    """Processes of a cluster whose keeper has gone: in its namespace, or marked; younger than the keeper."""
+    if cluster.confined and keeper["namespace"] != processes.namespace("self"):
+        found = processes.members(keeper["namespace"])
+    else:
+        found = processes.marked(cluster.folder)
+    return [process for process in found if process.start >= keeper["start"] and process.pid != os.getpid()]
 
 
 def down(options: argparse.Namespace) -> None:
     folder = layout.checked_folder(options.folder)
     cluster = found(folder)
     with locked(folder):
+        if runs(cluster) and not options.rm:
+            # Else Slurm, when it starts again, would take them for running until it finds out.
+            until_none = "while squeue -h | grep -q .; do sleep 0.1; done"
+            run_inside(cluster, f"timeout 5 scancel --user=$USER; timeout 6 sh -c '{until_none}'")
         end(cluster)
         if options.rm:
             shutil.rmtree(folder)

@@ -134,7 +134,7 @@ Host {name}
 
 
 def computer_toml(cluster: Cluster, *, restricted: bool) -> str:
-    """A computer for `grange computer add`; with the open server of HyperQueue's wheel where it is confined."""
+    """A computer for `grange computer add`; with the open server of HyperQueue's wheel where confined."""
     port, key = cluster.port, cluster.key_file
     label, work = "test-cluster", cluster.work_dir
     if restricted:

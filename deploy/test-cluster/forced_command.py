@@ -8,8 +8,8 @@ stricter, so that what passes here passes there.
 - A folder is ALLOWED_DIR or below ("allowed"), or exactly the home folder ("home"); bare, in double quotes,
   or single-quoted inside the single quotes of `bash -l -c '…'`.
 - `bash -l -c 'cd ALLOWED && ( sbatch … )'`, also rm and rmdir, whose absolute paths must be allowed, too.
-- `bash -l -c 'cd HOME && ( SLURM_TIME_FORMAT='"'"'standard'"'"' squeue … )'`; also sacct with arguments, whoami,
-  echo -n.
+- `bash -l -c 'cd HOME && ( SLURM_TIME_FORMAT='"'"'standard'"'"' squeue … )'`; also sacct with arguments,
+  whoami, echo -n.
 - The SFTP server, if it is asked for by its literal path.
 - Nowhere `..`, `;`, `|`, a second `&&`; here also no other `&`, no redirection and no substitution.
 

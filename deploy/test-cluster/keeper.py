@@ -4,10 +4,10 @@
 
 It enters a network namespace of its own (confined), becomes the account, and then does what it is asked
 through the Unix socket FOLDER/cluster/control: start and stop the daemons, run commands, and keep sshd.
-HyperQueue's server from the PyPI wheel has no authentication, so nothing but sshd may be reachable from outside:
-its listening sockets are opened outside the namespace by whoever starts sshd, and handed over. A socket
-stays in the namespace that it was made in; the logins, which `sshd -i` makes on accepted connections, are
-inside.
+HyperQueue's server from the PyPI wheel has no authentication, so nothing but sshd may be reachable from
+outside: its listening sockets are opened outside the namespace by whoever starts sshd, and handed over. A
+socket stays in the namespace that it was made in; the logins, which `sshd -i` makes on accepted connections,
+are inside.
 
 A request is one JSON line, its answer another:
 
@@ -16,7 +16,7 @@ A request is one JSON line, its answer another:
     {"do": "listen", "configurations": [...]}, with a socket for each → {}
     {"do": "silence"}                                → {}: no port, no sessions
     {"do": "run", "command": text}, with stdin, stdout and stderr → {"status": number} when it has ended
-    {"do": "status"}                                 → {"parts": {name: pid}, "listening": bool, "sessions": n}
+    {"do": "status"}               → {"parts": {name: pid}, "listening": bool, "sessions": n}
 
 SIGTERM ends the cluster.
 """
@@ -28,6 +28,7 @@ import ctypes
 import fcntl
 import json
 import os
+import pwd
 import selectors
 import signal
 import socket
@@ -50,6 +51,7 @@ IFF_UP_RUNNING = 0x41
 #: block that is kept for documentation.
 SECOND_ADDRESS = "192.0.2.1"
 PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
 SSHD = "/usr/sbin/sshd"
 #: How long daemons may take to end in order before they are killed.
@@ -58,21 +60,20 @@ ORDERLY_END_S = 3.0
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-def confine() -> None:
-    """Enter a network namespace of our own with nothing but a loopback device. Errors: OSError."""
-    uid, gid = os.getuid(), os.getgid()
-    kinds = CLONE_NEWNET | CLONE_NEWUTS
-    if uid != 0:
-        kinds |= CLONE_NEWUSER
-    if libc.unshare(kinds) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    if uid != 0:
-        for name, text in (
-            ("setgroups", "deny"),
-            ("uid_map", f"{uid} {uid} 1"),
-            ("gid_map", f"{gid} {gid} 1"),
-        ):
+def confine(who: pwd.struct_passwd) -> None:
+    """Enter a network namespace of our own with nothing but a loopback device.
+
+    Who may not do so as he is (root in a container may not, either) does so in a user namespace, as the
+    account. Errors: OSError.
+    """
+    if os.getuid() != 0 or libc.unshare(CLONE_NEWNET | CLONE_NEWUTS) != 0:
+        account.become(who)
+        libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)  # else /proc/self is root's
+        if libc.unshare(CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWUTS) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        user, group = f"{who.pw_uid} {who.pw_uid} 1", f"{who.pw_gid} {who.pw_gid} 1"
+        for name, text in (("setgroups", "deny"), ("uid_map", user), ("gid_map", group)):
             with open(f"/proc/self/{name}", "w") as file:
                 file.write(text)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
@@ -338,7 +339,7 @@ def main() -> int:
     os.umask(0o022)
     try:
         if mode == "confined":
-            confine()
+            confine(who)
     except OSError as problem:
         os.write(reports, json.dumps({"refused": str(problem)}).encode())
         return 1

@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import processes
+
 #: A Unix socket's path holds 107 bytes; ours end in /cluster/munge/socket.
 LONGEST_FOLDER = 80
 
@@ -76,7 +78,11 @@ class Cluster:
     @property
     def environment(self) -> dict[str, str]:
         """What sshd puts into each of its logins besides HOME, USER, LOGNAME and SHELL."""
-        return {"PATH": "/usr/local/bin:/usr/bin:/bin", "SLURM_CONF": str(self.own / "slurm.conf")}
+        return {
+            "PATH": "/usr/local/bin:/usr/bin:/bin",
+            "SLURM_CONF": str(self.own / "slurm.conf"),
+            processes.MARK: self.folder,
+        }
 
     @property
     def node_names(self) -> list[str]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
+#: The environment variable by which a cluster's processes are known where they have no namespace.
+MARK = "GRANGE_TEST_CLUSTER"
+
 
 class Process(NamedTuple):
     """One line of /proc/PID/stat. start: clock ticks since the machine started."""
@@ -70,3 +73,19 @@ def members(of_namespace: str) -> list[Process]:
         for process in everyone().values()
         if process.state != "Z" and namespace(process.pid) == of_namespace
     ]
+
+
+def marked(value: str) -> list[Process]:
+    """All living processes that carry the mark in their environment, with what descends from them."""
+    mark = f"{MARK}={value}".encode()
+    found: dict[int, Process] = {}
+    for process in everyone().values():
+        try:
+            with open(f"/proc/{process.pid}/environ", "rb") as file:
+                carries = mark in file.read().split(b"\0")
+        except OSError:
+            continue
+        if carries and process.state != "Z":
+            found[process.pid] = process
+            found.update((below.pid, below) for below in descendants(process.pid) if below.state != "Z")
+    return list(found.values())
