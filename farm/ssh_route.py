@@ -74,7 +74,9 @@ def _jumps(
     for place, jump in enumerate(jumps.split(",")):
         user, host, port = _parsed(computer, jump.strip())
         options = _options(config, host)
-        hop = _hop(computer, host, options, extra, user=user, port=port)
+        # A key that is named for the computer is tried on its way, too, where there is none for a host.
+        key = "" if options.get("identityfile") else computer.ssh.key_file
+        hop = _hop(computer, host, options, extra, user=user, port=port, key=key)
         theirs = str(options.get("proxyjump") or "")
         if place == 0 and theirs and theirs.lower() != "none":
             if left <= 0:

@@ -237,7 +237,7 @@ def _tell(channel: Channel, stdin: bytes) -> None:
 def shell_line(argv: Sequence[str], cwd: str | None) -> str:
     """A line for any login shell: the program under /bin/sh, which tells a signal's end by the status."""
     program = shlex.join(argv)
-    there = f"cd {shlex.quote(cwd)} || exit 1; " if cwd is not None else ""
+    there = f"cd {shlex.quote(cwd)} && " if cwd is not None else ""
     return f"exec /bin/sh -c {shlex.quote(f'{there}{program}; exit $?')}"
 
 
