@@ -79,6 +79,7 @@ class ComputerSummary:
     """One line in a list of computers, also of those that grange cannot use (scheduler_type says why).
 
     configured: whether this user has settings for it. paused: too many connections failed.
+    state: enabled, disabled, paused, or unusable (only AiiDA knows its scheduler or transport).
     """
 
     id: int
@@ -96,9 +97,10 @@ class ComputerSummary:
     failures: int
     connected_at: datetime | None
     open_allocations: int
+    state: str
 
 
-# One computer, or all, as one user has it.
+# One computer as one user has it.
 _FIND = """
 SELECT c.id, c.uuid::text, c.label, c.hostname, c.description, c.scheduler_type, c.transport_type, c.metadata,
        coalesce(a.auth_params, '{}'), coalesce(a.enabled, true)
@@ -182,7 +184,15 @@ def list_computers(cursor: Cursor, *, user_id: int, label: str | None = None) ->
     """All computers by label, or the one of a label, in a line each."""
     with translated():
         cursor.execute(_SUMMARIES, {"user": user_id, "label": label})
-        return [ComputerSummary(*row) for row in cursor.fetchall()]
+        return [ComputerSummary(*row, _state(*row[5:7], *row[9:11])) for row in cursor.fetchall()]
+
+
+def _state(scheduler_type: str, transport_type: str, enabled: bool, paused: bool) -> str:
+    if scheduler_type not in SCHEDULER_TYPES or transport_type not in TRANSPORT_TYPES:
+        return "unusable"
+    if not enabled:
+        return "disabled"
+    return "paused" if paused else "enabled"
 
 
 def summary(cursor: Cursor, label: str, *, user_id: int) -> ComputerSummary:

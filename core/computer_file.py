@@ -133,7 +133,7 @@ def write(computer: Computer, form: Format = "toml") -> str:
         )
     import tomli_w
 
-    return tomli_w.dumps(document, multiline_strings=True)
+    return tomli_w.dumps(document, multiline_strings=True).rstrip("\n") + "\n"
 
 
 # ---------------------------------------------------------------- reading

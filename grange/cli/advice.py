@@ -12,7 +12,8 @@ from grange.repository import errors as repository
 _ADVICE: tuple[tuple[type[Exception], str], ...] = (
     (
         core.NotFound,
-        "`grange process list`, `grange node list` and `grange campaign list` show what there is",
+        "`grange process list`, `grange node list`, `grange campaign list` and `grange computer list` show "
+        "what there is",
     ),
     (
         core.DatabaseUnavailable,
@@ -25,6 +26,12 @@ _ADVICE: tuple[tuple[type[Exception], str], ...] = (
     (repository.StoreReadOnly, "make the folder store/ of the profile writable, then do it again"),
     (repository.StoreUnavailable, "try again in a moment"),
     (farm.ExecutorUnavailable, "try again in a moment"),
+    (farm.ComputerPaused, "`grange computer test` says what is wrong, `grange computer resume` tries again"),
+    (
+        farm.HostKeyRefused,
+        "compare its fingerprint with what the cluster's pages say, then connect once by `ssh`, which asks",
+    ),
+    (farm.TransportFailed, "`grange computer test` goes through it step by step"),
     (OSError, "see that the path exists and that you may read or write it"),
 )
 

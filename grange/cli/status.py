@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What `grange status --json` says. Units: bytes."""
+    """What `grange status --json` says; computers by label, with their states. Units: bytes."""
 
     home: str
     set_up: bool
@@ -28,6 +28,7 @@ class Status:
     spool_leftovers: int = 0
     totals: Totals | None = None
     campaigns_under_way: tuple[CampaignSummary, ...] = ()
+    computers: dict[str, str] = field(default_factory=dict)
 
 
 @click.command("status")
@@ -57,6 +58,7 @@ def _look(ctx: click.Context, home: Path, exact: bool) -> Status:
     if not is_set_up(home):
         return Status(str(home), set_up=False)
     from grange.core import overview
+    from grange.core.computer import list_computers
     from grange.core.profile import embedded_status
 
     before = embedded_status(home)
@@ -64,6 +66,7 @@ def _look(ctx: click.Context, home: Path, exact: bool) -> Status:
         with profile.transaction() as cursor:
             totals = overview.totals(cursor, exact)
             under_way = overview.campaigns_under_way(cursor)
+            computers = list_computers(cursor, user_id=profile.user_id)
         return Status(
             str(home),
             set_up=True,
@@ -73,6 +76,7 @@ def _look(ctx: click.Context, home: Path, exact: bool) -> Status:
             spool_leftovers=_entries(home / "spool"),
             totals=totals,
             campaigns_under_way=tuple(under_way),
+            computers={line.label: line.state for line in computers},
         )
 
 
@@ -93,6 +97,7 @@ def _show(status: Status) -> None:
             ("spool", spool),
             ("nodes", f"{about}{totals.nodes:,}"),
             ("processes", f"{about}{totals.processes:,}" + _outcomes(totals)),
+            ("computers", _computers(status.computers)),
         ]
     )
     if status.campaigns_under_way:
@@ -126,6 +131,11 @@ def _store(totals: Totals, about: str) -> str:
 def _outcomes(totals: Totals) -> str:
     line = outcome.outcomes_line(totals.outcomes)
     return f": {line}" if line else ""
+
+
+def _computers(states: dict[str, str]) -> str:
+    """Those that are not simply there to be used, with the reason."""
+    return ", ".join(label if state == "enabled" else f"{label} ({state})" for label, state in states.items())
 
 
 def _campaign_row(campaign: CampaignSummary) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 import tomllib
@@ -211,6 +212,19 @@ def test_each_is_what_its_name_says() -> None:
     assert "prepend_text: |\n  module load hq\n" in write(computer, "yaml")
 
 
+EXAMPLES = sorted((Path(__file__).parents[2] / "deploy" / "computers").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_example_files(path: Path) -> None:
+    computer = computer_of(read(str(path)))
+    assert computer_of(parse(write(computer))) == computer
+
+
+def test_there_are_example_files() -> None:
+    assert EXAMPLES
+
+
 # ---------------------------------------------------------------- files and addresses
 
 
@@ -255,10 +269,10 @@ class Pages(BaseHTTPRequestHandler):
         elif path == "/slow":
             self.send_response(200)
             self.end_headers()
-            for _ in range(100):
-                self.wfile.write(b"#")
-                self.wfile.flush()
-                time.sleep(0.1)
+            with contextlib.suppress(ConnectionError):
+                for _ in range(100):
+                    self.wfile.write(b"#")
+                    time.sleep(0.1)
         elif path in self.pages:
             self.send_response(200)
             self.end_headers()
