@@ -15,7 +15,7 @@ from grange.core.calcjob import CalcJob
 from grange.core.calls import Calls, Fixed
 from grange.core.engine import CampaignRun, Progress
 from grange.core.errors import CampaignBusy, InputInvalid, NameExists, NotFound
-from grange.core.executors import open_executor
+from grange.core.executors import checked_name, open_executor
 from grange.core.frame import lazy_results, results
 from grange.core.function_recipe import FunctionRecipe
 from grange.core.job_recipe import JobRecipe
@@ -25,7 +25,7 @@ from grange.core.progress_bar import progress_bar
 from grange.core.recipe import Recipe
 from grange.core.recording import record_calls
 from grange.core.resources import checked_resources
-from grange.core.shell_job import ShellJob, ShellRecipe
+from grange.core.shell_job import CODE, ShellJob, ShellRecipe
 from grange.core.transition import State
 from grange.core.worker import lock_campaign, unlock_campaign
 from grange.farm.executor import Executor
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 #: The type of the groups that are campaigns.
 CAMPAIGN_TYPE = "campaign"
+#: The extra of such a group that says on which computer it is run.
+EXECUTOR_EXTRA = "executor"
 
 Runnable = Callable[..., object] | type[CalcJob] | ShellJob
 
@@ -103,7 +105,11 @@ class Campaign:
         FunctionNotShippable.
         """
         recipe = recipe_of(runnable)
-        implied: dict[str, object] = dict(recipe.implied()) if isinstance(recipe, ShellRecipe) else {}
+        implied: dict[str, object] = {}
+        if isinstance(recipe, ShellRecipe):
+            implied |= recipe.implied()
+            if recipe.code_name:
+                implied[CODE] = self.profile.load_code(recipe.code_name)
         if isinstance(recipe, JobRecipe):  # a job's defaults are inputs like others
             implied |= {
                 name: Fixed(value) for name, value in recipe.ports.defaults().items() if value is not None
@@ -117,13 +123,15 @@ class Campaign:
         self._places.append(array("q", bytes(8 * len(calls))))
         return len(calls)
 
-    def submit(self) -> int:
+    def submit(self, *, executor: str | None = None) -> int:
         """Record the mapped calls as processes that wait to be run, and return.
 
         They are run by `grange campaign run NAME`, or by run() of whoever opens the campaign.
+        executor: the label of the computer on which they are to be run.
         Returns how many processes are waiting now.
         """
         with self._locked():
+            self._chosen(executor)
             for calls, places in zip(self._maps, self._places, strict=True):
                 for start in range(0, len(calls), 2000):
                     slice_ = calls.slice(start, start + 2000, b"campaign %d" % self.id)
@@ -137,36 +145,88 @@ class Campaign:
         self,
         *,
         progress: bool | Callable[[Progress], None] = True,
-        executor: str | Executor = "local",
+        executor: str | Executor | None = None,
         resources: Resources | None = None,
     ) -> Progress:
         """Run what is mapped and what earlier runs have left, until all of it has ended.
 
         progress: a bar on standard error, or a function that is told how far it is.
-        executor: "local" (runner processes on this machine), "hyperqueue", or an Executor.
+        executor: "local" (runner processes on this machine), "hyperqueue", the label of a computer, or an
+        Executor. None: the computer that it was last run on or submitted to, else "local".
         resources: for what earlier runs have left and this script does not map, in place of those that
         were recorded with it.
 
+        What was sent to a computer goes on there when this process ends, in whatever way; running again
+        goes on with it.
+
         Errors: CampaignBusy when another process runs it; CampaignInterrupted (a KeyboardInterrupt) on
-        Ctrl-C, after what was done is recorded; TaskRefused when the machine has not the resources.
+        Ctrl-C, after what was done is recorded; TaskRefused when the machine has not the resources;
+        NotFound for a computer that is not there.
         """
         if resources is not None:
             checked_resources(resources, "run")
-        with (
-            self._locked(),
-            open_executor(self.profile, self.id, executor) as runner,
-            _shown(self.name, progress) as show,
-        ):
-            run = CampaignRun(self.profile, self.id, self._maps, runner, resources, show)
-            with _interruptible(run):
-                done = run.run()
+        with self._locked():
+            chosen = self._chosen(executor)
+            with (
+                open_executor(self.profile, self.id, chosen) as opened,
+                _shown(self.name, progress) as show,
+            ):
+                run = CampaignRun(
+                    self.profile, self.id, self._maps, opened.executor, resources, show, opened.computer_id
+                )
+                with _interruptible(run):
+                    done = run.run()
+                left = opened.executor.outstanding if opened.computer_id else 0
             self._places = run.places
         if run.stopping:
+            there = f"; {left:,} go on on {chosen}" if left else ""
             raise CampaignInterrupted(
-                f"campaign {self.name}: {done.done:,} of {done.total:,} calls done and recorded; "
+                f"campaign {self.name}: {done.done:,} of {done.total:,} calls done and recorded{there}; "
                 "run it again to go on"
             )
         return done
+
+    def kill(self, *, progress: bool = False) -> int:
+        """End the calls of the campaign that have not ended; returns how many were to be ended.
+
+        Those that wait never start; those that run are ended (SIGTERM, then SIGKILL) and what they left is
+        recorded. Whoever runs the campaign sees to it within seconds; if nobody does, it is done here.
+
+        Errors: those of reaching the computer that it runs on.
+        """
+        with self.profile.transaction() as cursor:
+            count = sum(rows.ask_to_kill(cursor, campaign_id=self.id).values())
+        self.end_killed(progress=progress)
+        return count
+
+    def end_killed(self, *, progress: bool = False) -> int:
+        """End what was marked as to be killed, unless another process runs the campaign and does so.
+
+        Returns how many were ended here.
+        """
+        try:
+            with (
+                self._locked(),
+                open_executor(self.profile, self.id, self._chosen(None)) as opened,
+                _shown(self.name, progress) as show,
+            ):
+                return CampaignRun(
+                    self.profile, self.id, (), opened.executor, None, show, opened.computer_id
+                ).kill()
+        except CampaignBusy:
+            return 0
+
+    def _chosen(self, executor: str | Executor | None) -> str | Executor:
+        """The executor to use; where it is a computer, it is noted for whoever goes on with the campaign."""
+        with self.profile.transaction() as cursor:
+            noted = group.note(cursor, self.id, EXECUTOR_EXTRA)
+        if executor is None:
+            return noted if isinstance(noted, str) else "local"
+        label = checked_name(self.profile, executor)
+        if label != noted:
+            with self.profile.transaction() as cursor:
+                group.set_note(cursor, self.id, EXECUTOR_EXTRA, label)
+        return executor
 
     def retry(self, exit_statuses: Sequence[int] | None = None) -> int:
         """Make the failed calls again, as new processes; run() runs them.

@@ -32,6 +32,10 @@ AHEAD_S = 3.0
 SMALLEST_SLICE = 16
 LARGEST_SLICE = 2000
 POLL_S = 0.25
+#: How often it is asked whether somebody wants processes to be killed.
+KILLS_EVERY_S = 1.0
+#: What is said of a process that was killed before it ran.
+KILLED_MESSAGE = "killed before it ran"
 
 
 @dataclass(slots=True)
@@ -39,7 +43,8 @@ class Progress:
     """How far a run is.
 
     reused: answered by the record or the cache, without computing. paused: left by earlier runs and set
-    aside, because their code is not what was recorded; not part of the total.
+    aside, because their code is not what was recorded; not part of the total. note: of the executor, what
+    a person should know.
     """
 
     total: int = 0
@@ -47,6 +52,7 @@ class Progress:
     failed: int = 0
     reused: int = 0
     paused: int = 0
+    note: str = ""
     started_at: float = field(default_factory=time.monotonic)
 
     @property
@@ -74,12 +80,14 @@ class CampaignRun:
         executor: Executor,
         resources: Resources | None,
         listener: Callable[[Progress], None],
+        computer_id: int | None = None,
     ) -> None:
         self.profile = profile
         self.campaign_id = campaign_id
         self.executor = executor
         self.resources = resources
         self.listener = listener
+        self.computer_id = computer_id
         self.progress = Progress(total=sum(len(calls) for calls in maps))
         self.places = [array("q", bytes(8 * len(calls))) for calls in maps]
         self.stopping = False
@@ -94,6 +102,8 @@ class CampaignRun:
         self._intake = Intake(profile)
         self._slice_size = SMALLEST_SLICE
         self._recent: list[tuple[float, int]] = []
+        self._kills_at = 0.0
+        self._killed: set[str] = set()
 
     def run(self) -> Progress:
         """Run until everything has ended, or somebody sets stopping.
@@ -122,16 +132,55 @@ class CampaignRun:
         self.listener(self.progress)
         while not self.stopping:
             self._fill()
+            self._kill()
             if not self._open:
                 if self._exhausted:
                     break
                 continue
             self._record(self.executor.poll(POLL_S))
+            self.progress.note = self.executor.note
             self.listener(self.progress)
         if self.stopping:
             self._give_back()
         self.listener(self.progress)
         return self.progress
+
+    def kill(self) -> int:
+        """End what somebody wants to be ended, and nothing else; for a campaign that nobody runs.
+
+        What is under way on a computer is ended there, and its partial output is recorded. Returns how many
+        processes were ended.
+        """
+        self._exhausted = True
+        self._release()
+        self._recover(only_to_kill=True)
+        self._kill()
+        while self._open and not self.stopping:
+            self._record(self.executor.poll(POLL_S))
+            self.listener(self.progress)
+        self._give_back()
+        return len(self._killed)
+
+    def _kill(self) -> None:
+        """See whether somebody wants processes to end: those that run are ended, the others never start."""
+        now = time.monotonic()
+        if now < self._kills_at:
+            return
+        self._kills_at = now + KILLS_EVERY_S
+        with self.profile.transaction() as cursor:
+            wanted = rows.find_to_kill(cursor, self.campaign_id)
+            new = {id_: attempt for id_, attempt in wanted.items() if str(id_) not in self._killed}
+            if not new:
+                return
+            waiting = {id_: attempt for id_, attempt in new.items() if str(id_) not in self._open}
+            ended = rows.end(cursor, [rows.End.killed(*item, KILLED_MESSAGE) for item in waiting.items()])
+        self._killed.update(map(str, new))
+        running = [str(id_) for id_ in new if id_ not in waiting]
+        if running:
+            self.executor.cancel(running)
+        calls = self._calls_each * len(ended)
+        self.progress.done += calls
+        self.progress.failed += calls
 
     # -- what goes out ---------------------------------------------------------------------------
 
@@ -170,7 +219,7 @@ class CampaignRun:
         number, _, slice_ = following
         self._slice_size = min(LARGEST_SLICE, self._slice_size * 2)
         calls = self._maps[number]
-        recorded = record_calls(self.profile, self.campaign_id, calls, slice_)
+        recorded = record_calls(self.profile, self.campaign_id, calls, slice_, computer_id=self.computer_id)
         places = self.places[number]
         for call, process_id in zip(slice_, recorded.places, strict=True):
             places[call.index] = process_id
@@ -198,11 +247,25 @@ class CampaignRun:
 
     # -- what was left by an earlier run ---------------------------------------------------------
 
-    def _recover(self) -> None:
-        """Take in the results that an earlier run computed and did not live to record."""
-        packs = self.executor.recover()
-        if not packs:
+    def _recover(self, *, only_to_kill: bool = False) -> None:
+        """Take in what an earlier run computed and did not live to record; go on with what it submitted."""
+        if packs := self.executor.recover():
+            self._take_in(packs)
+        under_way = {int(id_): attempt for id_, attempt in self.executor.under_way().items()}
+        if not under_way:
             return
+        with self.profile.transaction() as cursor:
+            if only_to_kill:
+                meant = rows.find_to_kill(cursor, self.campaign_id)
+                under_way = {id_: attempt for id_, attempt in under_way.items() if id_ in meant}
+            taken = rows.take_over(cursor, under_way, self.profile.worker_id)
+            opened = self._recipes.open(cursor, taken)
+        for process in opened.values():
+            process.calls = self._calls_each
+        self._open.update(opened)
+        self.executor.go_on(opened.keys(), end_others=not only_to_kill)
+
+    def _take_in(self, packs: list[ResultPack]) -> None:
         ids = [int(result.id) for pack in packs for result in pack.results]
         with self.profile.transaction() as cursor:
             unfinished = rows.find_open(cursor, ids)
@@ -263,6 +326,7 @@ class CampaignRun:
 
     def _give_back(self) -> None:
         """Stopped: let the runners end, record what they finished, free the rest."""
+        self._record(self.executor.poll(0.0))
         self.executor.close()
         self._record(self.executor.recover())
         self._release()

@@ -4,58 +4,150 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
-from grange.core.errors import InputInvalid
+from grange.core import computer as computers
+from grange.core.computer import StoredComputer
+from grange.core.errors import InputInvalid, NotFound
 from grange.core.profile import Profile
+from grange.farm.chunk_folder import Fetch
 from grange.farm.executor import Executor
+from grange.farm.transport import Transport
 from grange.repository import Key
 
+#: Names that computers cannot have.
 NAMES = ("local", "hyperqueue", "hyperqueue-open-server")
 
 
+@dataclass(frozen=True, slots=True)
+class OpenExecutor:
+    """An executor for the time of a run, and the computer that it stands for, if it does for one."""
+
+    executor: Executor
+    computer_id: int | None = None
+
+
 @contextmanager
-def open_executor(profile: Profile, campaign_id: int, executor: str | Executor) -> Iterator[Executor]:
+def open_executor(profile: Profile, campaign_id: int, executor: str | Executor) -> Iterator[OpenExecutor]:
     """An executor for the time of a run; one that was handed in is left open.
 
     "local": runner processes on this machine, no server, no port. "hyperqueue": HyperQueue's own
     server and worker on this machine, in a network namespace that nothing outside reaches, so that its
     tasks have no network either. "hyperqueue-open-server": the same without the namespace; whoever
-    reaches the server's port can run commands as you.
+    reaches the server's port can run commands as you. Any other name is a computer's.
 
-    Each campaign has a spool of its own, so that what a killed run left is found by the next run of it.
+    Each campaign has a spool of its own, and one for each computer, so that what a killed run left is found
+    by the next run of it. Errors: InputInvalid, NotFound for a name that nothing has.
     """
     if not isinstance(executor, str):
         if not all(hasattr(executor, name) for name in ("submit", "poll", "acknowledge", "recover")):
             raise _refused(executor)
-        yield executor
+        yield OpenExecutor(executor)
+        return
+    if executor not in NAMES:
+        with _on_computer(profile, campaign_id, executor) as opened:
+            yield opened
         return
     made = _make(profile, campaign_id, executor)
+    try:
+        yield OpenExecutor(made)
+    finally:
+        made.close()
+
+
+def checked_name(profile: Profile, executor: str | Executor) -> str | None:
+    """The name of a computer, if the executor is one; None for all others.
+
+    Errors: InputInvalid, NotFound.
+    """
+    if not isinstance(executor, str) or executor in NAMES:
+        return None
+    return _load(profile, executor).computer.label
+
+
+def _load(profile: Profile, label: str) -> StoredComputer:
+    try:
+        with profile.transaction() as cursor:
+            stored = computers.load(cursor, label, user_id=profile.user_id)
+    except NotFound as error:
+        raise NotFound(f"{error} (and no executor is called so: there are {', '.join(NAMES)})") from None
+    if not stored.enabled:
+        raise InputInvalid("executor", label, f"a computer that is enabled (grange computer enable {label})")
+    return stored
+
+
+@contextmanager
+def _on_computer(profile: Profile, campaign_id: int, label: str) -> Iterator[OpenExecutor]:
+    from grange.farm.cluster_executor import ClusterExecutor
+
+    stored = _load(profile, label)
+    with _transport(profile, stored) as transport:
+        made = ClusterExecutor(
+            profile.spool / f"campaign-{campaign_id}@{label}",
+            stored.computer,
+            transport,
+            fetch=_fetch(profile),
+            expected_cores=_expected_cores(profile, stored),
+        )
+        try:
+            yield OpenExecutor(made, stored.id)
+        finally:
+            made.close()
+
+
+@contextmanager
+def _transport(profile: Profile, stored: StoredComputer) -> Iterator[Transport]:
+    from grange.farm.local_transport import LocalTransport
+    from grange.farm.ssh_transport import SshTransport
+
+    made: Transport
+    if stored.computer.transport == "local":
+        made = LocalTransport(stored.computer.label)
+    else:
+        made = SshTransport(stored.computer)
     try:
         yield made
     finally:
         made.close()
 
 
-def _make(profile: Profile, campaign_id: int, name: str) -> Executor:
-    spool = profile.spool / f"campaign-{campaign_id}"
+def _expected_cores(profile: Profile, stored: StoredComputer) -> int:
+    """The cores that the allocations of its policy come to."""
+    if stored.computer.hyperqueue == "none":
+        return 0
+    with profile.transaction() as cursor:
+        cursor.execute(
+            "SELECT max_allocations * nodes FROM allocation_policy WHERE computer_id = %s", (stored.id,)
+        )
+        row = cursor.fetchone()
+    nodes = int(row[0]) if row else stored.computer.max_allocations
+    return nodes * (stored.computer.cores_per_node or 1)
 
+
+def _fetch(profile: Profile) -> Fetch:
     def fetch(keys: Collection[Key]) -> dict[Key, bytes]:
         wanted = list(keys)
         with profile.transaction() as cursor:
             return dict(zip(wanted, profile.repository.read(wanted, profile.index(cursor)), strict=True))
 
+    return fetch
+
+
+def _make(profile: Profile, campaign_id: int, name: str) -> Executor:
+    spool = profile.spool / f"campaign-{campaign_id}"
+    fetch = _fetch(profile)
     if name == "local":
         from grange.farm.local_pool import LocalPool
 
         return LocalPool(spool, slots=profile.config.slots, fetch=fetch)
-    if name in ("hyperqueue", "hyperqueue-open-server"):
-        from grange.farm.hyperqueue_executor import HyperQueueExecutor
+    from grange.farm.hyperqueue_executor import HyperQueueExecutor
 
-        return HyperQueueExecutor(
-            spool, slots=profile.config.slots, fetch=fetch, allow_open_server=name == "hyperqueue-open-server"
-        )
-    raise _refused(name)
+    return HyperQueueExecutor(
+        spool, slots=profile.config.slots, fetch=fetch, allow_open_server=name == "hyperqueue-open-server"
+    )
 
 
 def _refused(executor: object) -> InputInvalid:
-    return InputInvalid("executor", executor, f"one of {', '.join(NAMES)}, or an Executor")
+    return InputInvalid(
+        "executor", executor, f"one of {', '.join(NAMES)}, a computer's label, or an Executor"
+    )

@@ -128,6 +128,22 @@ def node_ids(cursor: Cursor, group: Group) -> list[int]:
         return [row[0] for row in cursor.fetchall()]
 
 
+def note(cursor: Cursor, group_id: int, name: str) -> object:
+    """One extra of a group; None where it has none of that name."""
+    cursor.execute('SELECT extras->%s FROM "group" WHERE id = %s', (name, group_id))
+    row = cursor.fetchone()
+    return row[0] if row else None
+
+
+def set_note(cursor: Cursor, group_id: int, name: str, value: str | None) -> None:
+    """Note something at a group; None takes the note away."""
+    cursor.execute(
+        'UPDATE "group" SET extras = CASE WHEN %(value)s::text IS NULL THEN extras - %(name)s'
+        " ELSE extras || jsonb_build_object(%(name)s, %(value)s::text) END WHERE id = %(id)s",
+        {"id": group_id, "name": name, "value": value},
+    )
+
+
 def delete(cursor: Cursor, groups: Sequence[Group]) -> None:
     """Delete groups; their nodes stay.
 

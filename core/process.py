@@ -43,6 +43,11 @@ class End:
     host: str | None
 
     @classmethod
+    def killed(cls, node_id: int, attempt: int, message: str) -> End:
+        """The end of a process that was killed before it got as far as a runner."""
+        return cls(node_id, attempt, State.KILLED, None, message, None, None, None, None, None)
+
+    @classmethod
     def excepted(cls, node_id: int, attempt: int, message: str) -> End:
         """The end of a process that never got as far as a runner."""
         return cls(node_id, attempt, State.EXCEPTED, None, message, None, None, None, None, None)
@@ -203,7 +208,7 @@ def claim_unfinished(cursor: Any, campaign_id: int, worker_id: int, limit: int) 
             WHERE node_id IN (
                 SELECT node_id FROM process
                 WHERE campaign_id = %(campaign)s AND state IN ('created', 'waiting', 'running')
-                  AND worker_id IS DISTINCT FROM %(worker)s AND NOT paused
+                  AND worker_id IS DISTINCT FROM %(worker)s AND NOT paused AND NOT to_kill
                 ORDER BY node_id LIMIT %(limit)s
                 FOR UPDATE SKIP LOCKED)
             RETURNING node_id, attempt)
@@ -233,6 +238,81 @@ def claim(cursor: Any, ids: Collection[int], worker_id: int) -> dict[int, int]:
         {"worker": worker_id, "ids": list(ids)},
     )
     return dict(cursor.fetchall())
+
+
+def take_over(cursor: Any, attempts: Mapping[int, int], worker_id: int) -> list[Claimed]:
+    """Go on with processes whose tasks are under way elsewhere: id → the attempt that is.
+
+    The caller holds the campaign's lock. Those that have ended, are paused, or are in another attempt are
+    left alone; the others are returned.
+    """
+    if not attempts:
+        return []
+    cursor.execute(
+        """
+        UPDATE process p SET worker_id = %s, state = 'waiting'
+        FROM unnest(%s::bigint[], %s::int[]) AS t (id, attempt)
+        WHERE p.node_id = t.id AND p.attempt = t.attempt AND p.state IN ('created', 'waiting', 'running')
+          AND NOT p.paused
+        RETURNING p.node_id
+        """,
+        (worker_id, list(attempts), list(attempts.values())),
+    )
+    return find_open(cursor, [row[0] for row in cursor.fetchall()])
+
+
+def ask_to_kill(
+    cursor: Any,
+    *,
+    ids: Collection[int] | None = None,
+    campaign_id: int | None = None,
+    computer: str | None = None,
+) -> dict[int, int]:
+    """Mark unfinished processes as to be killed: these, those of a campaign, or all on a computer.
+
+    Returns campaign → how many of it.
+    """
+    cursor.execute(
+        """
+        WITH asked AS (
+            UPDATE process SET to_kill = true
+            WHERE state IN ('created', 'waiting', 'running')
+              AND (%(ids)s::bigint[] IS NULL OR node_id = ANY(%(ids)s))
+              AND (%(campaign)s::int IS NULL OR campaign_id = %(campaign)s)
+              AND (%(computer)s::text IS NULL OR campaign_id IN (
+                  SELECT id FROM "group" WHERE type_string = 'campaign' AND extras->>'executor' =
+                  %(computer)s))
+            RETURNING campaign_id)
+        SELECT campaign_id, count(*) FROM asked WHERE campaign_id IS NOT NULL GROUP BY 1
+        """,
+        {"ids": None if ids is None else list(ids), "campaign": campaign_id, "computer": computer},
+    )
+    return dict(cursor.fetchall())
+
+
+def find_to_kill(cursor: Any, campaign_id: int) -> dict[int, int]:
+    """The unfinished processes of a campaign that somebody wants to end: id → attempt."""
+    cursor.execute(
+        """
+        SELECT node_id, attempt FROM process
+        WHERE campaign_id = %s AND to_kill AND state IN ('created', 'waiting', 'running')
+        """,
+        (campaign_id,),
+    )
+    return dict(cursor.fetchall())
+
+
+def count_backlog(cursor: Any, computer: str) -> int:
+    """How many processes are still to be run on a computer: those of campaigns that are run there."""
+    cursor.execute(
+        """
+        SELECT count(*) FROM process p JOIN "group" g ON g.id = p.campaign_id
+        WHERE g.type_string = 'campaign' AND g.extras->>'executor' = %s
+          AND p.state IN ('created', 'waiting', 'running') AND NOT p.paused AND NOT p.to_kill
+        """,
+        (computer,),
+    )
+    return int(cursor.fetchone()[0])
 
 
 def play(cursor: Any, ids: Collection[int]) -> None:

@@ -45,7 +45,7 @@ def progress_bar(title: str) -> Iterator[Callable[[Progress], None]]:
 
         def show(progress: Progress) -> None:
             console.width = _width()
-            said = f"{progress.done:,} of {progress.total:,}  {_said(progress)}"
+            said = f"{progress.done:,} of {progress.total:,}  {escape(_said(progress))}"
             bar.update(task, total=progress.total, completed=progress.done, said=said)
 
         yield show
@@ -72,6 +72,8 @@ def _said(progress: Progress) -> str:
         parts.append(f"{progress.reused:,} from the record")
     if progress.failed:
         parts.append(f"{progress.failed:,} failed")
+    if progress.note and progress.done < progress.total:
+        parts.append(progress.note)
     return ", ".join(parts)
 
 

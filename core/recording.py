@@ -54,17 +54,19 @@ def record_calls(
     slice_: Sequence[Call],
     *,
     submit: bool = True,
+    computer_id: int | None = None,
 ) -> Recorded:
     """Record a slice of calls in one transaction of its own.
 
     A call that the campaign has recorded is answered by that; one that an equal process elsewhere has
-    answered well becomes a finished process with clones of its outputs; the rest become new processes,
-    claimed by this worker where submit is true, left for whoever runs the campaign where it is not.
+    answered well becomes a finished process with clones of its outputs; the rest become new processes on
+    that computer, claimed by this worker where submit is true, left for whoever runs the campaign where it is
+    not.
     """
     new: list[Node] = []
     try:
         with profile.transaction() as cursor:
-            return _record(profile, cursor, campaign_id, calls, slice_, submit, new)
+            return _record(profile, cursor, campaign_id, calls, slice_, submit, new, computer_id)
     except BaseException:
         forget(new)
         raise
@@ -78,6 +80,7 @@ def _record(
     slice_: Sequence[Call],
     submit: bool,
     new_nodes: list[Node],
+    computer_id: int | None,
 ) -> Recorded:
     first_of: dict[bytes, Call] = {}
     times: dict[bytes, int] = {}
@@ -92,6 +95,8 @@ def _record(
     _reuse_stored_inputs(profile, cursor, campaign_id, fresh)
     drafts = [draft_or_reason(recipe, call.values()) for call in fresh]
     nodes, links = _nodes_and_links(calls, fresh, drafts)
+    for node in nodes:
+        node.computer_id = computer_id
     new_nodes += _new_data(fresh)
     new_nodes += nodes
     store(

@@ -93,6 +93,7 @@ class ClusterExecutor:
         self._unsent: list[ClusterChunk] = []
         self._outstanding = 0
         self._cores = 0
+        self._asked = False
         self._closing = False
         self._error: BaseException | None = None
         self._threads: list[threading.Thread] = []
@@ -121,6 +122,16 @@ class ClusterExecutor:
     def outstanding(self) -> int:
         """How many submitted tasks have not been delivered yet."""
         return self._outstanding
+
+    @property
+    def note(self) -> str:
+        """Where it runs, or why nothing goes on."""
+        label = self.computer.label
+        if self.notes:
+            return f"{label}: {self.notes[0]}"
+        if self.computer.hyperqueue != "none" and not self._cores:
+            return f"no worker is there yet: grange allocation start {label}" if self._asked else label
+        return f"{label}: {self._cores} cores" if self._cores else label
 
     def submit(self, batch: Batch) -> None:
         """Take tasks; returns before they are sent.
@@ -181,8 +192,8 @@ class ClusterExecutor:
                 for task_id in chunk.open_ids
             }
 
-    def go_on(self, ids: Collection[str]) -> None:
-        """Of what is under way, wait for these tasks; the others are ended there, nobody wants them."""
+    def go_on(self, ids: Collection[str], *, end_others: bool = True) -> None:
+        """Of what is under way, wait for these tasks; the others are ended there, where nobody wants them."""
         wanted = set(ids)
         with self._changed:
             self._outstanding += len(wanted)
@@ -197,7 +208,7 @@ class ClusterExecutor:
                 for chunk in run.chunks.values():
                     if not chunk.sent and not chunk.ended and chunk.open_ids & wanted:
                         self._unsent.append(chunk)
-        if unwanted:
+        if unwanted and end_others:
             self._end_there(unwanted)
         self._start()
 
@@ -496,6 +507,7 @@ class ClusterExecutor:
             for name, run in runs.items():
                 run.seen.difference_update(seen.get(name, ()))
                 run.dropped.difference_update(dropped.get(name, ()))
+            self._asked = True
             if self.computer.hyperqueue != "none":
                 self._cores = int(answer["cores"])
         broken = [f"the node {name} is broken and gets nothing more" for name in answer["broken"]]

@@ -26,6 +26,11 @@ class Executor(Protocol):
         """How many submitted tasks have not been delivered yet."""
         ...
 
+    @property
+    def note(self) -> str:
+        """What a person who waits should know: where it runs, or why nothing goes on; "" if nothing."""
+        ...
+
     def submit(self, batch: Batch) -> None:
         """Take tasks; returns before they run. A batch without tasks asks whether its resources can be had.
 
@@ -45,10 +50,34 @@ class Executor(Protocol):
         """Result packs that earlier executors on this spool root left behind when they died."""
         ...
 
+    def under_way(self) -> dict[str, int]:
+        """Tasks that earlier executors on this spool root have submitted and that go on: id → attempt.
+
+        Asked once, after recover(); each of them is then either gone on with or ended.
+        """
+        ...
+
+    def go_on(self, ids: Collection[str], *, end_others: bool = True) -> None:
+        """Of what is under way, deliver these tasks as if they had been submitted here; end the others."""
+        ...
+
     def cancel(self, task_ids: Collection[str] | None = None) -> None:
         """End these tasks (None: all); each is delivered as cancelled unless it had ended before."""
         ...
 
     def close(self) -> None:
-        """End the runners; what is undelivered stays in the spool for recover()."""
+        """Let go: what is undelivered stays in the spool for recover(); what runs elsewhere goes on."""
         ...
+
+
+class OnThisMachine:
+    """What is alike of executors whose tasks end with them."""
+
+    note = ""
+
+    def under_way(self) -> dict[str, int]:
+        """Nothing."""
+        return {}
+
+    def go_on(self, ids: Collection[str], *, end_others: bool = True) -> None:
+        """There is nothing to go on with."""

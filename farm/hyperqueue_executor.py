@@ -20,6 +20,7 @@ from grange.farm import hyperqueue_host, machine, runner
 from grange.farm.chunk import Estimate, Sizing, chunk_sizes
 from grange.farm.chunk_folder import Fetch
 from grange.farm.errors import ExecutorUnavailable, TaskRefused
+from grange.farm.executor import OnThisMachine
 from grange.farm.executor_spool import ExecutorSpool, SpooledChunk
 from grange.farm.node_count import require_one_machine
 from grange.farm.queue import Group, Queue
@@ -49,7 +50,7 @@ class Handed:
     losses: int = 0
 
 
-class HyperQueueExecutor:
+class HyperQueueExecutor(OnThisMachine):
     """An Executor that runs chunks under a HyperQueue server and worker on this machine.
 
     The server of the PyPI wheel has no authentication. It is therefore confined to a network namespace of

@@ -19,6 +19,7 @@ from grange.farm import machine, runner
 from grange.farm.chunk import Estimate, Sizing, chunk_size
 from grange.farm.chunk_folder import Fetch
 from grange.farm.errors import ExecutorUnavailable, TaskRefused
+from grange.farm.executor import OnThisMachine
 from grange.farm.executor_spool import ExecutorSpool, SpooledChunk
 from grange.farm.node_count import require_one_machine
 from grange.farm.queue import Group, Queue
@@ -60,7 +61,7 @@ class Runner:
             self.process.stdin.flush()
 
 
-class LocalPool:
+class LocalPool(OnThisMachine):
     """An Executor that runs tasks in processes of this machine.
 
     Commands run under lean runners, functions under warm interpreters; each slot keeps its processes from

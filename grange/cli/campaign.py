@@ -195,13 +195,12 @@ def results(
 @click.argument("name")
 @click.option(
     "--executor",
-    default="local",
-    show_default=True,
     metavar="NAME",
-    help="local, hyperqueue (its tasks have no network), or hyperqueue-open-server.",
+    help="The label of a computer; local; hyperqueue (its tasks have no network), or hyperqueue-open-server."
+    " Else where it was last run.",
 )
 @click.pass_context
-def run(ctx: click.Context, name: str, executor: str) -> None:
+def run(ctx: click.Context, name: str, executor: str | None) -> None:
     """Go on with a campaign: run what is recorded and not done.
 
     Ctrl-C ends it in order; what was done stays done, and running it again goes on from there.
@@ -209,7 +208,7 @@ def run(ctx: click.Context, name: str, executor: str) -> None:
     \b
     Examples:
       grange campaign run fcc-eos
-      grange campaign run fcc-eos --executor hyperqueue
+      grange campaign run fcc-eos --executor lumi
     """
     with _campaign(ctx, name) as campaign:
         done = campaign.run(progress=True, executor=executor)
@@ -248,6 +247,36 @@ def retry(ctx: click.Context, name: str, exit_statuses: tuple[int, ...]) -> None
         if count
         else f"nothing to try again in {name}"
     )
+
+
+@command.command()
+@click.argument("name")
+@click.option("--dry-run", is_flag=True, help="Only say how many calls would be ended.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.pass_context
+def kill(ctx: click.Context, name: str, dry_run: bool, yes: bool) -> None:
+    """End the calls of a campaign that have not ended, here or on its computer.
+
+    Those that wait never start; those that run get SIGTERM and then SIGKILL, and what they left is kept.
+    `grange campaign retry` makes them again.
+
+    \b
+    Example:
+      grange campaign kill fcc-eos
+    """
+    from grange.core import process
+
+    with _campaign(ctx, name) as campaign:
+        with campaign.profile.transaction() as cursor:
+            count = process.count_unfinished(cursor, campaign.id)
+        calls = words.plural(count, "call")
+        if dry_run or not count:
+            click.echo(f"{calls} of {name} would be ended" if count else f"nothing is left to end in {name}")
+            return
+        if not yes:
+            click.confirm(f"End {calls} of {name}?", abort=True)
+        ended = campaign.kill(progress=True)
+        click.echo(f"{words.plural(ended, 'call')} of {name} ended or about to end")
 
 
 @contextmanager

@@ -48,3 +48,18 @@ CREATE TABLE allocation_policy (
     held_until timestamptz,
     held_reason text NOT NULL DEFAULT ''
 );
+
+-- Somebody wants the process to end; whoever runs its campaign sees to it.
+ALTER TABLE process ADD COLUMN to_kill boolean NOT NULL DEFAULT false;
+CREATE INDEX process_to_kill ON process (campaign_id) WHERE to_kill;
+
+-- Containerised codes are worth being one node, too.
+DROP INDEX node_shared;
+CREATE INDEX node_shared ON node (hash) WHERE node_type IN (
+    'data.core.structure.StructureData.', 'data.core.array.ArrayData.', 'data.core.singlefile.SinglefileData.',
+    'data.core.code.installed.InstalledCode.', 'data.core.code.portable.PortableCode.',
+    'data.core.code.containerized.ContainerizedCode.');
+-- Codes are found by the names that people gave them.
+CREATE INDEX node_code ON node (label) WHERE node_type IN (
+    'data.core.code.installed.InstalledCode.', 'data.core.code.portable.PortableCode.',
+    'data.core.code.containerized.ContainerizedCode.');
