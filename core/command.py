@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TypeGuard
+from dataclasses import dataclass, field, replace
+from typing import TypeGuard, cast
 
+from grange.core.data.code import Code
+from grange.core.data.code_value import PLAIN, CodeValue, Launch
 from grange.core.errors import InputInvalid
 from grange.core.json_value import checked_text
 
@@ -17,18 +19,51 @@ RESERVED = ".grange/"
 class Command:
     """One program, run in a directory of its own.
 
-    argv: the program and its arguments. files: path → content (text or bytes) that is written before
-    it starts. stdin: one of these paths, or None for an empty standard input. retrieve: glob patterns
-    of the files to keep besides stdout and stderr ("*.log", "out/**").
+    argv: the program and its arguments; the program may be a code, which brings along its modules, files,
+    MPI, container. files: path → content (text or bytes) that is written before it starts. stdin: one of
+    these paths, or None for an empty standard input. retrieve: glob patterns of the files to keep besides
+    stdout and stderr ("*.log", "out/**"). prepend_text, append_text: lines for bash before and after the
+    program; they cost a shell. with_mpi: run it under MPI, as the computer does that; None for what the
+    code says.
     """
 
-    argv: Sequence[str]
+    argv: Sequence[str | Code]
     files: Mapping[str, str | bytes] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     stdin: str | None = None
     stdout: str = "stdout.txt"
     stderr: str = "stderr.txt"
     retrieve: Sequence[str] = ()
+    prepend_text: str = ""
+    append_text: str = ""
+    with_mpi: bool | None = None
+
+    @property
+    def launch(self) -> Launch:
+        """How the program is started, once the command is checked."""
+        program = self.argv[0]
+        return program.launch if isinstance(program, CodeValue) else PLAIN
+
+    @property
+    def mpi(self) -> bool:
+        """Whether it is run under MPI: as the command says, else as its code does."""
+        return bool(self.launch.with_mpi if self.with_mpi is None else self.with_mpi)
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether there is nothing to do but to start a program, once the command is checked."""
+        return (
+            type(self.argv[0]) is str
+            and self.with_mpi is None
+            and self.prepend_text == self.append_text == ""
+        )
+
+    def words(self) -> list[str]:
+        """The arguments as nothing but texts, once the command is checked."""
+        words = list(cast("Sequence[str]", self.argv))
+        if type(words[0]) is not str:
+            words[0] = str(words[0])
+        return words
 
     def contents(self) -> dict[str, bytes]:
         """The files as bytes; text becomes UTF-8."""
@@ -48,13 +83,20 @@ def checked(command: object, where: str) -> Command:
     where = f"{where}.prepare()"
     if not isinstance(command, Command):
         raise InputInvalid(where, command, "a gr.Command")
+    command = _with_values(command)
     argv = command.argv
     if isinstance(argv, str) or not argv or not all(isinstance(arg, str) for arg in argv):
         raise InputInvalid(f"{where}: argv", argv, "a list of at least one text")
     if not argv[0]:
         raise InputInvalid(f"{where}: argv", argv, "a program first")
     for place, arg in enumerate(argv):
-        checked_text(arg, f"{where}: argv[{place}]")
+        checked_text(str(arg), f"{where}: argv[{place}]")
+        if place and isinstance(arg, CodeValue) and (arg.launch.files or arg.launch.container):
+            raise InputInvalid(
+                f"{where}: argv[{place}]",
+                arg,
+                "such a code as the program, first: it brings files or a container",
+            )
     _check_files(command.files, f"{where}: files")
     _check_environment(command.environment, f"{where}: environment")
     if isinstance(command.retrieve, str):
@@ -64,6 +106,21 @@ def checked(command: object, where: str) -> Command:
     if command.stdin is not None and command.stdin not in command.files:
         raise InputInvalid(f"{where}: stdin", command.stdin, "one of the files")
     _check_streams(command, where)
+    _check_code_files(command, where)
+    for name, lines in (("prepend_text", command.prepend_text), ("append_text", command.append_text)):
+        if not isinstance(lines, str):
+            raise InputInvalid(f"{where}: {name}", lines, "text")
+        checked_text(lines, f"{where}: {name}")
+    if command.with_mpi not in (None, True, False):
+        raise InputInvalid(f"{where}: with_mpi", command.with_mpi, "True, False or None")
+    return command
+
+
+def _with_values(command: Command) -> Command:
+    """The command with codes that were given as nodes as what they are in a command."""
+    if isinstance(command.argv, list | tuple) and any(isinstance(word, Code) for word in command.argv):
+        argv = [word.value if isinstance(word, Code) else word for word in command.argv]
+        return replace(command, argv=argv)
     return command
 
 
@@ -77,6 +134,8 @@ def _is_simple(command: object) -> TypeGuard[Command]:
         and command.stdin is None
         and command.stdout == "stdout.txt"
         and command.stderr == "stderr.txt"
+        and command.prepend_text == command.append_text == ""
+        and command.with_mpi is None
         and type(command.argv) is list
         and all(type(arg) is str and arg.isascii() and "\0" not in arg for arg in command.argv)
         and command.argv[:1] not in ([], [""])
@@ -87,6 +146,16 @@ def _check_path(path: object, where: str) -> None:
     if not isinstance(path, str) or any(part in ("", ".", "..") for part in path.split("/")):
         raise InputInvalid(where, path, 'a path inside the job\'s directory, without ".", ".." and "//"')
     checked_text(path, where)
+
+
+def _check_code_files(command: Command, where: str) -> None:
+    """The files of a portable code lie in the same directory as the others."""
+    for path in command.launch.files:
+        clash = path in command.files or path in (command.stdout, command.stderr)
+        if clash or any(
+            path.startswith(f"{other}/") or other.startswith(f"{path}/") for other in command.files
+        ):
+            raise InputInvalid(where, path, f"paths that the files of the code {command.argv[0]} leave free")
 
 
 def _check_files(files: Mapping[str, str | bytes], where: str) -> None:

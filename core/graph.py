@@ -55,6 +55,7 @@ SHARED_TYPES = (
     "data.core.singlefile.SinglefileData.",
     "data.core.code.installed.InstalledCode.",
     "data.core.code.portable.PortableCode.",
+    "data.core.code.containerized.ContainerizedCode.",
 )
 
 # Of each content one data node that is an input of some process of a campaign.

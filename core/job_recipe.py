@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 from grange.core.calcjob import CalcJob
 from grange.core.command import RESERVED, Command, checked
+from grange.core.data.code_value import CodeValue
 from grange.core.data.convert import to_data
 from grange.core.data.folder import Folder
 from grange.core.data.singlefile import FileValue
@@ -31,7 +33,7 @@ PICKLE_FILE = f"{RESERVED}calcjob.pickle"
 #: The output that holds what the program left.
 RETRIEVED = "retrieved"
 #: Values of these types cannot be changed: calls may share them.
-_CONSTANT = frozenset({int, float, str, bool, bytes, type(None), FileValue})
+_CONSTANT = frozenset({int, float, str, bool, bytes, type(None), FileValue, CodeValue})
 
 
 class JobRecipe:
@@ -87,18 +89,25 @@ class JobRecipe:
 
     def draft(self, values: Mapping[str, object]) -> Draft:
         command = checked(self.prepared(values), self.label)
-        attributes: dict[str, Any] = {"argv": list(command.argv)}
+        attributes: dict[str, Any] = {"argv": command.words()}
         if command.retrieve:
             attributes["retrieve_list"] = list(command.retrieve)
         if command.environment:
             attributes["environment_variables"] = dict(command.environment)
+        if not command.is_bare:
+            if command.prepend_text:
+                attributes["prepend_text"] = command.prepend_text
+            if command.append_text:
+                attributes["append_text"] = command.append_text
+            if command.mpi or command.with_mpi is not None:
+                attributes["withmpi"] = command.mpi
         return Draft(command, attributes, command.contents())
 
     def task(self, process_id: int, attempt: int, draft: Draft) -> CommandTask:
         command: Command = draft.payload
-        return CommandTask(
+        task = CommandTask(
             id=str(process_id),
-            argv=tuple(command.argv),
+            argv=tuple(command.words()),
             files=draft.files,
             environment=command.environment,
             stdin=command.stdin,
@@ -107,6 +116,7 @@ class JobRecipe:
             retrieve=tuple(command.retrieve),
             attempt=attempt,
         )
+        return task if command.is_bare else _launched(task, command)
 
     def conclude(self, result: TaskResult, values: Mapping[str, object], files: OutputFiles) -> Conclusion:
         kept: dict[str, Data] = {RETRIEVED: Folder.of_keys(result.files)} if result.files else {}
@@ -153,6 +163,26 @@ class JobRecipe:
             annotation = self.promised[name].annotation if name in self.promised else None
             outputs[name] = new_data(value, f"{self.label}: output {name}", annotation, outputs)
         return outputs
+
+
+def _launched(task: CommandTask, command: Command) -> CommandTask:
+    """The task with what its command and its code want around the program."""
+    launch = command.launch
+    return replace(
+        task,
+        # The files of a code are recorded with the code, not with each of its calculations.
+        files={**launch.files, **task.files},
+        prologue=_lines(launch.prepend_text, command.prepend_text),
+        epilogue=_lines(command.append_text, launch.append_text),
+        mpi=command.mpi,
+        container=launch.container,
+        line=launch.line,
+        expand=launch.expand,
+    )
+
+
+def _lines(first: str, then: str) -> str:
+    return f"{first}\n{then}" if first and then else first or then
 
 
 def new_data(

@@ -137,6 +137,7 @@ class Node:
     def computer_id(self, value: int | None) -> None:
         self._refuse_if_stored("computer_id")
         self._computer_id = value
+        self._hash = None
 
     @property
     def process_type(self) -> str | None:
@@ -319,10 +320,13 @@ class Data(Node):
         return self.attributes
 
     def content_hash(self) -> bytes:
-        """SHA-256 of type, attributes and files (32 bytes): equal for equal content. Labels do not count."""
+        """SHA-256 of type, attributes, files and computer (32 bytes): equal for equal content.
+
+        Labels do not count.
+        """
         if self._hash is None:
             keys = {path: self.key_of_file(path) for path in self._files}
-            self._hash = hash_of_content(self.node_type, encoded(self._attributes), keys)
+            self._hash = hash_of_content(self.node_type, encoded(self._attributes), keys, self._computer_id)
         return self._hash
 
 

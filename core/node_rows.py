@@ -45,7 +45,7 @@ def node_lines(nodes: Sequence[Node], user_id: int) -> Iterator[str]:
             if not hashed_type:
                 digest = "\\N"
             else:
-                if node._files:
+                if node._files or node._computer_id is not None:
                     node._hash = folders.hash_of(node, text)
                 else:  # the same, without its detours
                     node._hash = sha256(hashed_type + text + b"\0").digest()
@@ -89,10 +89,10 @@ class _Folders(dict[tuple[tuple[str, Content], ...], str]):
         return text
 
     def hash_of(self, node: Node, attributes: bytes) -> bytes:
-        """The content hash of a node with files, and with these attributes as canonical JSON."""
+        """The content hash of a node with files or a computer; attributes: as canonical JSON."""
         files = cast("Mapping[str, Key]", node._files)
-        if attributes != b"{}":
-            return hash_of_content(node.node_type, attributes, files)
+        if attributes != b"{}" or node._computer_id is not None:
+            return hash_of_content(node.node_type, attributes, files, node._computer_id)
         of = (node.node_type, tuple(node._files.items()))
         found = self._hashes.get(of)
         if found is None:

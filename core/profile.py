@@ -28,6 +28,7 @@ from grange.core.profile_file import EMBEDDED, ProfileFile, read_profile_file
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from grange.core.data import Code
     from grange.core.group import Group
     from grange.core.link import Link
     from grange.core.node import Node
@@ -204,6 +205,16 @@ class Profile:
 
         with self.transaction() as cursor:
             return load(cursor, node_ids(cursor, list(map(str, references))), self.read_files)
+
+    def load_code(self, name: int | str) -> Code:
+        """A code by its name (pw@lumi, or pw where that is only one), its id or its uuid.
+
+        Errors: NotFound; InputInvalid for a name of several codes, and for a node that is no code.
+        """
+        from grange.core import codes
+
+        with self.transaction() as cursor:
+            return codes.load(cursor, str(name), self.read_files)
 
     def update(self, *nodes: Node) -> None:
         """Write label, description and extras of stored nodes: what may change of them."""

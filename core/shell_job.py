@@ -13,18 +13,21 @@ from typing import Any
 
 from grange.core.calcjob import CalcJob
 from grange.core.command import Command, checked
-from grange.core.data.code import InstalledCode
+from grange.core.data.code import Code, InstalledCode
+from grange.core.data.code_value import CodeValue
 from grange.core.data.singlefile import FileValue, SingleFile
 from grange.core.errors import InputInvalid
 from grange.core.fingerprint import fingerprint
 from grange.core.job_recipe import RETRIEVED, JobRecipe
 from grange.core.node import Data
 from grange.core.output_files import OutputFiles
-from grange.core.port import Ports, checked_name
+from grange.core.port import Port, Ports, checked_name
 
 SHELL_ATTRIBUTE = "shell"
 #: The input that is the program.
 CODE = "code"
+#: The first word of a command whose program is that input.
+_CODE_FIELD = f"{{{CODE}}}"
 _FORMATTER = string.Formatter()
 #: Standard output up to this size becomes the output "stdout" too; it is in "retrieved" in any case.
 STDOUT_LIMIT_BYTES = 64 * 1024
@@ -42,6 +45,10 @@ class ShellJob(CalcJob):
     stdin: which of the files is the standard input, or the port of one, in braces.
     retrieve: patterns of further files to keep.
     outputs: name → path of a file that must be there in the end; each becomes an output of its own.
+    code: the program as a code, which brings along its modules, files, MPI, container. The command then
+    begins with {code}, or with the label of the code, or with the name of its program. Without it {code} is
+    an input like others, and a first word like pw@lumi is the code of that name in the profile.
+    with_mpi: run it under MPI, as the computer does that; None for what the code says.
     """
 
     def __init__(
@@ -54,8 +61,15 @@ class ShellJob(CalcJob):
         outputs: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
         label: str | None = None,
+        code: Code | None = None,
+        with_mpi: bool | None = None,
     ) -> None:
         argv = _split(command)
+        self.code = code
+        if code is not None:
+            _check_code(argv[0], code)
+            label = label or code.label or code.executable.rsplit("/", 1)[-1]
+            argv[0] = _CODE_FIELD
         if isinstance(retrieve, str):
             raise InputInvalid("ShellJob: retrieve", retrieve, "a list of glob patterns")
         self.argv = argv
@@ -64,9 +78,11 @@ class ShellJob(CalcJob):
         self.retrieve = tuple(retrieve)
         self.outputs = dict(outputs or {})
         self.environment = dict(environment or {})
-        self.label = label or argv[0].rsplit("/", 1)[-1]
+        self.with_mpi = with_mpi
+        self.label = label or (CODE if argv[0] == _CODE_FIELD else argv[0].rsplit("/", 1)[-1])
         texts = [content for content in self.files.values() if isinstance(content, str)]
-        self.fields = _fields([*argv, *texts, *([stdin] if isinstance(stdin, str) else [])])
+        program = [] if argv[0] == _CODE_FIELD else argv[:1]
+        self.fields = _fields([*program, *argv[1:], *texts, *([stdin] if isinstance(stdin, str) else [])])
         for name in self.outputs:
             checked_name(name, "ShellJob: outputs")
             if name in (RETRIEVED, "stdout"):
@@ -91,9 +107,21 @@ class ShellJob(CalcJob):
                 words[name] = _writable(value, f"{self.label}: {name}")
         for path, content in self.files.items():
             files[path] = content.format_map(words) if isinstance(content, str) else content
-        argv = [word.format_map(words) for word in self.argv]
+        program = self._program(inputs, words)
+        argv = [program, *[word.format_map(words) for word in self.argv[1:]]]
         stdin = None if self.stdin is None else self.stdin.format_map(words)
         return self._command(argv, files, stdin)
+
+    def _program(self, inputs: Any, words: Mapping[str, object]) -> str:
+        code = getattr(inputs, CODE, None)
+        if self.argv[0] == _CODE_FIELD:
+            if not isinstance(code, CodeValue):
+                raise InputInvalid(f"{self.label}: {CODE}", code, "a code, as profile.load_code() gives it")
+            return code
+        # What the template names, unless the code that was given is another one.
+        if isinstance(code, CodeValue) and (code != self.argv[0] or not code.is_plain):
+            return code
+        return self.argv[0].format_map(words)
 
     def _command(self, argv: Sequence[str], files: Mapping[str, str | bytes], stdin: str | None) -> Command:
         return Command(
@@ -102,6 +130,7 @@ class ShellJob(CalcJob):
             environment=self.environment,
             stdin=stdin,
             retrieve=[*self.retrieve, *self.outputs.values()],
+            with_mpi=self.with_mpi,
         )
 
     def parse(self, files: OutputFiles) -> Mapping[str, object]:
@@ -117,8 +146,8 @@ class ShellJob(CalcJob):
         return parsed
 
     def record(self) -> dict[str, Any]:
-        """What the process node keeps, enough for from_record()."""
-        return {
+        """What the process node keeps, enough for from_record(); the code is an input."""
+        record: dict[str, Any] = {
             "argv": self.argv,
             "files": {
                 path: content if isinstance(content, str) else {"hex": content.hex()}
@@ -130,6 +159,9 @@ class ShellJob(CalcJob):
             "environment": self.environment,
             "label": self.label,
         }
+        if self.with_mpi is not None:
+            record["with_mpi"] = self.with_mpi
+        return record
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> ShellJob:
@@ -145,6 +177,7 @@ class ShellJob(CalcJob):
             outputs=record["outputs"],
             environment=record["environment"],
             label=record["label"],
+            with_mpi=record.get("with_mpi"),
         )
 
 
@@ -156,7 +189,7 @@ class ShellRecipe(JobRecipe):
         self.job_class = ShellJob
         self.label = job.label
         self.process_type = "grange.core.shell_job.ShellJob"
-        self.ports = Ports.of_names([*job.fields, CODE])
+        self.ports = Ports([*Ports.of_names(job.fields).values(), Port(CODE, Code)])
         self.promised = Ports.anything()
         record = job.record()
         self.fingerprint = fingerprint(repr(sorted(record.items())))
@@ -164,8 +197,20 @@ class ShellRecipe(JobRecipe):
         self.files = {}
 
     def implied(self) -> dict[str, Data]:
-        """The program, as a code node that every call has as an input."""
-        return {CODE: InstalledCode(filepath_executable=self._job.argv[0], label=self._job.argv[0])}
+        """The program, as a code that every call has as an input; nothing where the caller has to name it."""
+        if self._job.code is not None:
+            return {CODE: self._job.code}
+        if self._job.argv[0] == _CODE_FIELD:
+            return {}
+        code = InstalledCode(filepath_executable=self._job.argv[0])
+        code.label = ""  # nobody has named it
+        return {CODE: code}
+
+    @property
+    def code_name(self) -> str:
+        """The name of a code of the profile that is the program, as pw@lumi; "" where it is none."""
+        program = self._job.argv[0]
+        return program if "@" in program and "/" not in program and self._job.code is None else ""
 
     def new_job(self, values: Mapping[str, object]) -> ShellJob:
         job = copy.copy(self._job)
@@ -179,6 +224,18 @@ class ShellRecipe(JobRecipe):
 
     def parsed(self, values: Mapping[str, object], files: OutputFiles) -> object:
         return self._job.parse(files)
+
+
+def _check_code(program: str, code: object) -> None:
+    if not isinstance(code, Code):
+        raise InputInvalid("ShellJob: code", code, "a code, as profile.load_code() gives it")
+    names = (_CODE_FIELD, code.label, code.executable, code.executable.rsplit("/", 1)[-1])
+    if program not in names and program.partition("@")[0] != code.label:
+        raise InputInvalid(
+            "ShellJob: command",
+            program,
+            f"a command that begins with the code: {' or '.join(dict.fromkeys(names))}",
+        )
 
 
 def _split(command: object) -> list[str]:

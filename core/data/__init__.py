@@ -2,7 +2,7 @@
 
 from grange.core.data.array import Array
 from grange.core.data.bool import Bool
-from grange.core.data.code import Code, InstalledCode, PortableCode
+from grange.core.data.code import Code, ContainerizedCode, InstalledCode, PortableCode
 from grange.core.data.dict import Dict
 from grange.core.data.enum import Enum
 from grange.core.data.float import Float
@@ -19,6 +19,7 @@ __all__ = [
     "Array",
     "Bool",
     "Code",
+    "ContainerizedCode",
     "Dict",
     "Enum",
     "Float",

@@ -18,6 +18,7 @@ from grange.core import graph, group
 from grange.core.data import (
     Array,
     Bool,
+    ContainerizedCode,
     Dict,
     Enum,
     Float,
@@ -115,7 +116,9 @@ def one_of_each(tmp_path: Path) -> list[Data]:
         Structure(ase.build.molecule("CH3")),
         InstalledCode("/bin/true"),
         PortableCode("run", {"run": b"#!/bin/sh"}),
+        ContainerizedCode("ch-run {image_name} --", "/images/qe", "pw.x"),
         RemoteFolder("/scratch"),
+        RemoteFolder("/scratch", computer_id=7),
     ]
 
 
@@ -145,6 +148,7 @@ def test_every_type_comes_back_as_it_was(profile: Profile, reader: Reader, tmp_p
         assert after.read_files() == before.read_files()
         assert after.content_hash() == content_hash  # as it is in the row
         again = type(after).from_attributes(after.attributes, after.files)
+        again.computer_id = after.computer_id
         assert again.content_hash() == content_hash  # computed from what came back
     np.testing.assert_equal([plain(node) for node in loaded], [plain(node) for node in nodes])
     assert [type(item) for item in loaded[6].value] == [type(item) for item in nodes[6].value]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grange.core.data import Array, Code, Folder, InstalledCode, PortableCode, RemoteFolder, SingleFile
+from grange.core.data import (
+    Array,
+    Code,
+    ContainerizedCode,
+    Folder,
+    InstalledCode,
+    PortableCode,
+    RemoteFolder,
+    SingleFile,
+)
+from grange.core.data.code_value import Launch
 from grange.core.data.singlefile import READ_AT_ONCE, FileValue
 from grange.core.errors import InputInvalid
 from grange.core.files import checked_path, files_of, metadata_of
@@ -180,7 +192,7 @@ class TestCodes:
     def test_portable(self) -> None:
         node = PortableCode("bin/run.sh", {"bin/run.sh": b"#!/bin/sh\n"})
         assert node.node_type == "data.core.code.portable.PortableCode."
-        assert node.value == "bin/run.sh"
+        assert (node.executable, node.value) == ("bin/run.sh", "./bin/run.sh")
         assert node.read_file("bin/run.sh") == b"#!/bin/sh\n"
         with pytest.raises(InputInvalid, match="one of the files"):
             PortableCode("run.sh", {"bin/run.sh": b""})
@@ -192,6 +204,41 @@ class TestCodes:
     def test_refused(self, arguments: Any) -> None:
         with pytest.raises(InputInvalid, match=next(iter(arguments))):
             InstalledCode(**{"filepath_executable": "/bin/true", **arguments})
+
+    def test_containerised(self) -> None:
+        node = ContainerizedCode("ch-run -b $PWD {image_name} --", "/images/q e", "pw.x", computer_id=3)
+        assert node.node_type == "data.core.code.containerized.ContainerizedCode."
+        assert isinstance(node, InstalledCode)
+        assert (node.label, node.computer_id, node.executable) == ("pw.x", 3, "pw.x")
+        assert node.attributes["engine_command"] == node.engine_command == "ch-run -b $PWD {image_name} --"
+        assert node.attributes["image_name"] == node.image_name == "/images/q e"
+        assert node.value.launch.container == "ch-run -b $PWD '/images/q e' --"
+        assert not node.value.launch.line
+
+    @pytest.mark.parametrize(
+        "arguments", [("ch-run --", "i", "x"), ("a\n{image_name}", "i", "x"), ("{image_name}", "", "x")]
+    )
+    def test_a_container_needs_an_engine_and_an_image(self, arguments: tuple[str, str, str]) -> None:
+        with pytest.raises(InputInvalid, match=r"engine_command|image_name"):
+            ContainerizedCode(*arguments)
+
+    def test_a_value_knows_how_its_code_is_started(self) -> None:
+        code = PortableCode("run", {"run": b"#!"}, with_mpi=True, prepend_text="a", append_text="b")
+        value = code.value
+        assert value.launch == Launch("a", "b", True, files={"run": code.key_of_file("run")})
+        assert not value.is_plain
+        assert InstalledCode("xtb").value.is_plain
+        assert copy.deepcopy([value])[0] is value
+        assert type(pickle.loads(pickle.dumps(value))) is str
+        assert f"{value}" == pickle.loads(pickle.dumps(value)) == "./run"
+
+    def test_the_same_path_on_another_computer_is_another_code(self) -> None:
+        codes = [InstalledCode("/bin/true", computer_id=computer_id) for computer_id in (None, 1, 2, 1)]
+        hashes = [code.content_hash() for code in codes]
+        assert hashes[1] == hashes[3]
+        assert len(set(hashes)) == 3
+        codes[0].computer_id = 1
+        assert codes[0].content_hash() == hashes[1]
 
     def test_remote_folder(self) -> None:
         node = RemoteFolder("/scratch/x", computer_id=2)

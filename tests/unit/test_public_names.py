@@ -21,6 +21,7 @@ NAMES = [
     "CampaignInterrupted",
     "Code",
     "Command",
+    "ContainerizedCode",
     "Data",
     "Dict",
     "Enum",
