@@ -488,8 +488,7 @@ def locked(folder: Path) -> Iterator[None]:
 def status(options: argparse.Namespace) -> int:
     cluster = found(layout.checked_folder(options.folder))
     if not runs(cluster):
-        say(f"The cluster in {cluster.folder} does not run.\n")
-        return FAILED
+        raise Trouble(f"The cluster in {cluster.folder} does not run.")
     told = ask(cluster, {"do": "status"})
     if options.json:
         say(json.dumps({**cluster.public(), **told}) + "\n")

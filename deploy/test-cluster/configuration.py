@@ -118,7 +118,9 @@ def ssh_config(cluster: Cluster) -> str:
     hosts = [("test-cluster", cluster.port, cluster.key_file)]
     if cluster.restricted_port:
         hosts.append(("test-cluster-restricted", cluster.restricted_port, cluster.restricted_key))
-    return "".join(
+    # By way of itself, to try ProxyJump.
+    hosts.append(("test-cluster-by-itself", cluster.port, cluster.key_file))
+    entries = "".join(
         f"""\
 Host {name}
     HostName {cluster.host}
@@ -131,6 +133,7 @@ Host {name}
 """
         for name, port, key in hosts
     )
+    return f"{entries}    ProxyJump test-cluster\n"
 
 
 def computer_toml(cluster: Cluster, *, restricted: bool) -> str:

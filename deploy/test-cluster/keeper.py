@@ -341,7 +341,7 @@ def main() -> int:
         if mode == "confined":
             confine(who)
     except OSError as problem:
-        os.write(reports, json.dumps({"refused": str(problem)}).encode())
+        os.write(reports, json.dumps({"refused": problem.strerror}).encode())
         return 1
     account.become(who)
     # After the change of account, which takes such settings away.
