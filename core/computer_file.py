@@ -65,6 +65,14 @@ def read(source: str) -> dict[str, Any]:
     Not checked field by field, because options may still replace some of it: computer_of() does that.
     Errors: InputInvalid, which names the source and the key; OSError when a file cannot be read.
     """
+    return _fields(read_document(source), source)
+
+
+def read_document(source: str) -> dict[Any, Any]:
+    """The keys and values of a file or an http(s) URL, whatever they are about.
+
+    Errors: as read().
+    """
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", source):
         from grange.core.web_file import fetch
 
@@ -81,7 +89,7 @@ def read(source: str) -> dict[str, Any]:
         except UnicodeDecodeError:
             raise InputInvalid("config", source, "a text in UTF-8") from None
     form: Format | None = "yaml" if path.endswith((".yaml", ".yml")) else None
-    return parse(text, "toml" if path.endswith(".toml") else form, source)
+    return _keys_and_values(text, "toml" if path.endswith(".toml") else form, source)
 
 
 def parse(text: str, form: Format | None = None, source: str = "config") -> dict[str, Any]:
@@ -89,12 +97,7 @@ def parse(text: str, form: Format | None = None, source: str = "config") -> dict
 
     Errors: InputInvalid.
     """
-    if text.lstrip()[:1] == "<":
-        raise InputInvalid(source, text, "TOML or YAML; this is a web page: take the address of the raw file")
-    document = _document(text.removeprefix("\ufeff"), form, source)
-    if not isinstance(document, dict):
-        raise InputInvalid(source, document, 'keys and values, as in label = "lumi"')
-    return _fields(document, source)
+    return _fields(_keys_and_values(text, form, source), source)
 
 
 def computer_of(values: Mapping[str, Any], base: Computer | None = None) -> Computer:
@@ -137,6 +140,15 @@ def write(computer: Computer, form: Format = "toml") -> str:
 
 
 # ---------------------------------------------------------------- reading
+
+
+def _keys_and_values(text: str, form: Format | None, source: str) -> dict[Any, Any]:
+    if text.lstrip()[:1] == "<":
+        raise InputInvalid(source, text, "TOML or YAML; this is a web page: take the address of the raw file")
+    document = _document(text.removeprefix("\ufeff"), form, source)
+    if not isinstance(document, dict):
+        raise InputInvalid(source, document, 'keys and values, as in label = "lumi"')
+    return document
 
 
 def _document(text: str, form: Format | None, source: str) -> Any:
