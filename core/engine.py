@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from grange.core import process as rows
 from grange.core.calls import Call, Calls
+from grange.core.code_place import CodePlaces
 from grange.core.intake import Intake, Opened
 from grange.core.profile import Profile
 from grange.core.recipe import Recipe
@@ -100,6 +101,7 @@ class CampaignRun:
         self._open: dict[str, Opened] = {}
         self._recipes = RecordedRecipes(profile)
         self._intake = Intake(profile)
+        self._places = CodePlaces(profile, computer_id)
         self._slice_size = SMALLEST_SLICE
         self._recent: list[tuple[float, int]] = []
         self._kills_at = 0.0
@@ -237,6 +239,7 @@ class CampaignRun:
 
     def _submit(self, recipe: Recipe, resources: Resources, to_run: Sequence[ToRun]) -> None:
         tasks: list[Task] = []
+        self._places.require(one.values for one in to_run)
         for one in to_run:
             self._open[str(one.process_id)] = Opened(
                 one.process_id, one.attempt, recipe, one.values, one.calls

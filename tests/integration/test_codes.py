@@ -18,12 +18,12 @@ from grange.core.profile import Profile
 from grange.farm.local_pool import LocalPool
 
 
-def add_computer(profile: Profile, label: str) -> int:
+def add_computer(profile: Profile, label: str, transport: str = "core.local") -> int:
     with profile.transaction() as cursor:
         cursor.execute(
             "INSERT INTO computer (label, hostname, scheduler_type, transport_type)"
-            " VALUES (%s, 'localhost', 'core.direct', 'core.local') RETURNING id",
-            (label,),
+            " VALUES (%s, 'localhost', 'core.direct', %s) RETURNING id",
+            (label, transport),
         )
         return int((cursor.fetchone() or (0,))[0])
 
@@ -242,6 +242,18 @@ class TestShellJobs:
         assert code_of(profile, frame["process"][0]) == profile.load_code("shell").id
         with pytest.raises(NotFound, match="no code 'sell@here': did you mean 'shell@here'"):
             gr.Campaign("x", profile).map(gr.ShellJob("sell@here"))
+
+    def test_a_code_of_another_computer_is_not_run_here(self, profile: Profile) -> None:
+        far = gr.InstalledCode(
+            "/bin/echo", computer_id=add_computer(profile, "far", "core.ssh"), label="echo"
+        )
+        profile.store(far)
+        campaign = gr.Campaign("far", profile)
+        campaign.map(Said, code=far, words=[["a"]])
+        with pytest.raises(InputInvalid, match=r'this one is on far: run\(executor="far"\)'):
+            campaign.run(progress=False)
+        # it waits for a run that is there
+        assert {state.value: count for (state, _), count in campaign.counts().items()} == {"created": 1}
 
 
 class TestCommands:
