@@ -194,7 +194,7 @@ def _way(computer: Computer, batch: bool) -> list[str]:
         command += ["-o", f"BatchMode={'yes' if batch else 'no'}"]
         command += ["-o", f"StrictHostKeyChecking={'yes' if batch else 'ask'}"]
         if carry:
-            command += ["-o", "ProxyCommand=" + carry.replace("%", "%%")]
+            command += ["-o", f"ProxyCommand={carry}"]
         user, _, place = jump.removeprefix("ssh://").rstrip("/").rpartition("@")
         found = re.fullmatch(
             r"\[(?P<ipv6>.*)\](?::(?P<port6>\d+))?|(?P<host>[^:]*)(?::(?P<port>\d+))?", place
@@ -205,10 +205,9 @@ def _way(computer: Computer, batch: bool) -> list[str]:
             command += ["-p", port]
         if user:
             command += ["-l", user]
-        quoted = (
-            shlex.join([*command, "-W"]).replace("%", "%%") if not carry else shlex.join([*command, "-W"])
-        )
-        carry = f"{quoted} '[%h]:%p' {shlex.quote(found['ipv6'] or found['host'])}"
+        # ssh fills in %h and %p, once for each that is nested in another.
+        words_of_it = shlex.join([*command, "-W"]).replace("%", "%%")
+        carry = f"{words_of_it} '[%h]:%p' {shlex.quote(found['ipv6'] or found['host'])}"
     return [*words, "-o", f"ProxyCommand={carry}"]
 
 
@@ -248,21 +247,21 @@ def _refusal(label: str, words: str) -> TransportFailed:
             label,
             "WARNING: THE KEY OF THE HOST HAS CHANGED"
             + (f"; it shows {shown[0].rstrip('.')}" if shown else "")
-            + ". Somebody may be listening in, or the host was installed anew. Ask its operators; only if they "
-            f"confirm this fingerprint, remove the old key ({_offending(words)}) and accept the new one by "
-            f"`grange computer connect {label}`",
+            + ". Somebody may be listening in, or the host was installed anew. Ask its operators; only if "
+            f"they confirm this fingerprint, remove the old key ({_offending(words)}) and accept the new one "
+            f"by `grange computer connect {label}`",
         )
     if "Host key verification failed" in words or "REVOKED HOST KEY" in words:
         return HostKeyRefused(
             label,
-            f"the key of the host is not known here ({lines[0]}): run `grange computer connect {label}`, where "
-            "ssh shows its fingerprint and asks; compare it with the one that the operators publish",
+            f"the key of the host is not known here ({lines[0]}): run `grange computer connect {label}`, "
+            "where ssh shows its fingerprint and asks; compare it with the one that the operators publish",
         )
     if "Permission denied" in words or "Too many authentication failures" in words:
         return AuthenticationRefused(
             label,
-            f"it does not let us in without a person ({last}): run `grange computer connect {label}`, and type "
-            "there what it asks for",
+            f"it does not let us in without a person ({last}): run `grange computer connect {label}`, and "
+            "type there what it asks for",
         )
     return TransportUnavailable(label, f"no connection: {last}")
 

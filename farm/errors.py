@@ -8,6 +8,8 @@ FarmError
 ├── ExecutorUnavailable     the executor could not be started or was lost (retry)
 ├── TransportFailed         a computer could not be used
 │   ├── TransportUnavailable    not reached, or the connection was lost (retry)
+│   │   ├── CommandTimedOut         a command took too long; it may go on there (retry)
+│   │   └── ConnectionNotYet        the next connection may not begin yet (retry after retry_after_s)
 │   ├── AuthenticationRefused   it does not let us in (a person has to act)
 │   ├── HostKeyRefused          its key is not known, or is another one (a person has to act)
 │   ├── CommandRefused          the account may not run that command (fix the configuration)
@@ -60,6 +62,18 @@ class TransportFailed(FarmError):
 
 class TransportUnavailable(TransportFailed):
     """A computer was not reached, or the connection was lost."""
+
+
+class CommandTimedOut(TransportUnavailable):
+    """A command took longer than it was given; it may go on there."""
+
+
+class ConnectionNotYet(TransportUnavailable):
+    """There is no connection, and the next one may not begin before some seconds have passed."""
+
+    def __init__(self, computer: str, reason: str, retry_after_s: float) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(computer, reason)
 
 
 class AuthenticationRefused(TransportFailed):

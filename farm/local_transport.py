@@ -12,7 +12,13 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from grange.farm.errors import RemoteFull, RemoteMissing, TransportFailed, TransportUnavailable
+from grange.farm.errors import (
+    CommandTimedOut,
+    RemoteFull,
+    RemoteMissing,
+    TransportFailed,
+    TransportUnavailable,
+)
 from grange.farm.transport import Completed, Entry
 from grange.farm.whole_file import WholeFile, sync_folders
 
@@ -63,7 +69,7 @@ class LocalTransport:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 if isinstance(error, subprocess.TimeoutExpired):
-                    raise TransportUnavailable(
+                    raise CommandTimedOut(
                         self._label, f"{argv[0]} did not end within {timeout_s:g} s and was killed"
                     ) from None
                 raise

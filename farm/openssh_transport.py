@@ -14,7 +14,7 @@ from pathlib import Path
 
 from grange.farm.computer import Computer
 from grange.farm.control_master import control_master
-from grange.farm.errors import TransportUnavailable
+from grange.farm.errors import CommandTimedOut, TransportUnavailable
 from grange.farm.sftp import SftpSession
 from grange.farm.sftp_transport import ANSWER_PATIENCE_S, COMMANDS, SftpTransport
 from grange.farm.ssh_transport import Permit, shortened
@@ -71,7 +71,7 @@ class OpenSshTransport(SftpTransport):
                     )
                 except subprocess.TimeoutExpired:
                     self._is_seen = False
-                    raise TransportUnavailable(
+                    raise CommandTimedOut(
                         self._label, f"this did not end within {timeout_s:g} s: {shortened(shlex.join(argv))}"
                     ) from None
                 except OSError as error:

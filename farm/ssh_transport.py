@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from grange.farm.computer import Computer
-from grange.farm.errors import TransportUnavailable
+from grange.farm.errors import CommandTimedOut, TransportUnavailable
 from grange.farm.sftp import SftpSession
 from grange.farm.sftp_transport import ANSWER_PATIENCE_S, COMMANDS, SftpTransport
 from grange.farm.ssh_authentication import Ask
@@ -68,7 +68,7 @@ class SshTransport(SftpTransport):
             except TimeoutError:
                 channel.close()
                 lives = connection.ping()
-                raise TransportUnavailable(
+                raise CommandTimedOut(
                     self._label,
                     f"this did not end within {timeout_s:g} s: {shortened(line)}"
                     + ("" if lives else "; the connection is lost"),
