@@ -40,7 +40,7 @@ if [ "$sudo" != none ] && command -v apt-get >/dev/null; then
         printf '#!/bin/sh\nexit 101\n' | $sudo tee "$policy" >/dev/null
         $sudo chmod 755 "$policy"
     fi
-    # And with systemd they would start with the machine: those that come now shall not.
+    # And with systemd they would start with the machine: those that come now must not.
     new=
     for unit in ssh.service ssh.socket munge.service slurmctld.service slurmd.service; do
         [ -e "/lib/systemd/system/$unit" ] || new="$new $unit"

@@ -207,7 +207,7 @@ PASSES = [
     "bash -l -c 'cd /data/allowed && ( rm -rf a /data/allowed/b )'",
     "bash -l -c 'cd /data/allowed && ( rmdir a )'",
     f"bash -l -c 'cd /home/me && ( SLURM_TIME_FORMAT={QUOTE}standard{QUOTE} squeue --me )'",
-    f"bash -l -c 'cd {QUOTE}/home/me{QUOTE} && ( SLURM_TIME_FORMAT={QUOTE}standard{QUOTE} squeue -o \"%A%T\" )'",
+    f"bash -l -c 'cd {QUOTE}/home/me{QUOTE} && ( SLURM_TIME_FORMAT={QUOTE}standard{QUOTE} squeue -h )'",
     "bash -l -c 'cd /home/me && ( sacct -j 1 )'",
     "bash -l -c 'cd \"/home/me\" && ( whoami )'",
     "bash -l -c 'cd /home/me && ( echo -n )'",
