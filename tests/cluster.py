@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -14,6 +16,8 @@ from typing import Any
 from grange.farm.computer import Computer, SshSettings
 
 PROGRAM = Path(__file__).resolve().parent.parent / "deploy" / "test-cluster" / "cluster.py"
+#: The system's own, as the programs beside cluster.py take it.
+PYTHON = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable
 #: cluster.py's exit statuses.
 PROGRAMS_MISSING, NAMESPACE_REFUSED = 3, 4
 
@@ -111,7 +115,7 @@ class Cluster:
     def shell(self, command: str, *, timeout_s: float = 60.0) -> str:
         """What a shell command prints inside, run as the account, without SSH. Errors: CalledProcessError."""
         return subprocess.run(
-            ["/usr/bin/python3", "-sEB", str(PROGRAM), "run", str(self.folder), command],
+            [PYTHON, "-sEB", str(PROGRAM), "run", str(self.folder), command],
             check=True,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -156,7 +160,7 @@ class Cluster:
 def invoke(*arguments: str) -> str:
     """What cluster.py prints. Errors: ClusterFailed."""
     done = subprocess.run(
-        ["/usr/bin/python3", "-sEB", str(PROGRAM), *arguments],
+        [PYTHON, "-sEB", str(PROGRAM), *arguments],
         check=False,
         capture_output=True,
         text=True,
@@ -171,11 +175,13 @@ def start_for_tests() -> Cluster:
     """A cluster in a folder of its own; without a network namespace only where one is refused."""
     # Not below pytest's folders: those of root are closed to the account.
     folder = Path(tempfile.mkdtemp(prefix="grange-cluster-"))
+    # However the tests end, it does.
+    options = ("--restricted", f"--end-with={os.getpid()}")
     try:
-        return Cluster.start(folder, "--restricted")
+        return Cluster.start(folder, *options)
     except ClusterFailed as failed:
         if failed.status == PROGRAMS_MISSING:
             raise AssertionError(f"{failed}\n`make test` installs them.") from None
         if failed.status != NAMESPACE_REFUSED:
             raise
-    return Cluster.start(folder, "--restricted", "--no-namespace")
+    return Cluster.start(folder, *options, "--no-namespace")

@@ -169,11 +169,10 @@ def up(options: argparse.Namespace) -> Cluster:
         cluster = settle(options, folder, before, who)
         lay_out(cluster, who)
         try:
-            start_all(cluster, options.timeout)
-        except (Trouble, OSError) as problem:
+            start_all(cluster, options.timeout, options.end_with)
+        except BaseException:
             end(cluster)
-            status = problem.status if isinstance(problem, Trouble) else FAILED
-            raise Trouble(f"{problem}", status) from None
+            raise
     took = time.monotonic() - started
     say(
         f"""\
@@ -280,9 +279,9 @@ def give(place: Path, who: pwd.struct_passwd) -> None:
             os.chown(path, who.pw_uid, who.pw_gid, follow_symlinks=False)
 
 
-def start_all(cluster: Cluster, timeout_s: float) -> None:
+def start_all(cluster: Cluster, timeout_s: float, end_with: int | None) -> None:
     until = time.monotonic() + timeout_s
-    hostname = start_keeper(cluster)
+    hostname = start_keeper(cluster, end_with)
     conf = cluster.own / "slurm.conf"
     conf.write_text(configuration.slurm_conf(cluster, hostname))
     conf.chmod(0o644)
@@ -300,14 +299,17 @@ def start_all(cluster: Cluster, timeout_s: float) -> None:
     start_sshd(cluster)
 
 
-def start_keeper(cluster: Cluster) -> str:
-    """Start the keeper; the name of the host inside."""
+def start_keeper(cluster: Cluster, end_with: int | None) -> str:
+    """Start the keeper; the name of the host inside. end_with: a process whose end is the cluster's, too."""
     heard, told = os.pipe()
     mode = "confined" if cluster.confined else "open"
     environment = {"PATH": PATH, "LANG": "C.UTF-8"}
+    argv = [sys.executable, "-sEB", str(HERE / "keeper.py"), cluster.folder, mode, str(told)]
+    if end_with is not None:
+        argv.append(str(end_with))
     with open(cluster.logs / "keeper.log", "ab") as output:
         keeper = subprocess.Popen(
-            [sys.executable, "-sEB", str(HERE / "keeper.py"), cluster.folder, mode, str(told)],
+            argv,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -563,6 +565,7 @@ def arguments() -> argparse.ArgumentParser:
     command.add_argument(
         "--timeout", type=float, default=60.0, metavar="S", help="seconds until it has to run"
     )
+    command.add_argument("--end-with", type=positive, metavar="PID", help="end when that process ends")
     command = verb("down", down, "End a cluster, with all that runs in it.")
     command.add_argument("--rm", action="store_true", help="remove the folder, too")
     command = verb("status", status, "Say what runs.")
@@ -589,7 +592,7 @@ def main() -> int:
     options = arguments().parse_args()
     try:
         result = options.does(options)
-    except (Trouble, RuntimeError) as problem:
+    except (Trouble, RuntimeError, OSError) as problem:
         sys.stderr.write(f"{problem}\n")
         return getattr(problem, "status", FAILED)
     except KeyboardInterrupt:

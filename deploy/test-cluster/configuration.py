@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from typing import Any
 
 from layout import Cluster
@@ -100,7 +102,9 @@ LogLevel VERBOSE
 def authorized_key(cluster: Cluster, public_key: str, *, restricted: bool) -> str:
     if not restricted:
         return public_key
-    command = f"/usr/bin/python3 -I {cluster.own}/bin/forced_command.py {cluster.allowed_dir}"
+    # The system's own, which every account can run.
+    python = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.executable
+    command = f"{python} -I {cluster.own}/bin/forced_command.py {cluster.allowed_dir}"
     return f'restrict,command="{command}" {public_key}'
 
 

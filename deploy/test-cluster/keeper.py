@@ -1,6 +1,6 @@
 """The process that keeps a cluster: everything of the cluster descends from it and ends with it.
 
-    python3 keeper.py FOLDER confined|open REPORT_FD
+    python3 keeper.py FOLDER confined|open REPORT_FD [PID]
 
 It enters a network namespace of its own (confined), becomes the account, and then does what it is asked
 through the Unix socket FOLDER/cluster/control: start and stop the daemons, run commands, and keep sshd.
@@ -18,7 +18,7 @@ A request is one JSON line, its answer another:
     {"do": "run", "command": text}, with stdin, stdout and stderr → {"status": number} when it has ended
     {"do": "status"}               → {"parts": {name: pid}, "listening": bool, "sessions": n}
 
-SIGTERM ends the cluster.
+SIGTERM ends the cluster, and so does the end of process PID.
 """
 
 from __future__ import annotations
@@ -133,9 +133,17 @@ class Keeper:
         """Until SIGTERM; then end everything that descends from us."""
         while not self._ending:
             for key, _ in self._selector.select():
-                key.data(key.fileobj)
+                try:
+                    key.data(key.fileobj)
+                except OSError as problem:  # no more processes or files, for now
+                    log(f"something failed: {problem}")
+                    time.sleep(0.1)
             self._reap()
         self._end_all()
+
+    def end_with(self, pid: int) -> None:
+        """End when that process does."""
+        self._selector.register(os.pidfd_open(pid), selectors.EVENT_READ, self._end)
 
     def _wake(self, woken: socket.socket) -> None:
         woken.recv(4096)
@@ -348,6 +356,8 @@ def main() -> int:
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     os.chdir("/")
     keeper = Keeper(cluster)
+    for pid in sys.argv[4:]:
+        keeper.end_with(int(pid))
     ready = {"ready": True, "namespace": processes.namespace("self"), "hostname": socket.gethostname()}
     os.write(reports, json.dumps(ready).encode())
     os.close(reports)

@@ -354,6 +354,19 @@ def test_down_after_the_keeper_was_killed(cluster: Cluster, open_folder: Path) -
     assert not [process for process in known if processes.lives(process.pid, process.start)]
 
 
+def test_it_ends_with_the_process_that_it_is_for(cluster: Cluster, open_folder: Path) -> None:
+    options = ["--nodes=1", *["--no-namespace"] * (not cluster.confined)]
+    with subprocess.Popen(["sleep", "60"]) as sleeper:
+        own = Cluster.start(open_folder / "cluster", *options, f"--end-with={sleeper.pid}")
+        known = everything(own)
+        sleeper.kill()
+    until = time.monotonic() + 20
+    while [process for process in known if processes.lives(process.pid, process.start)]:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    own.stop()
+
+
 def ordinary_user(cluster: Cluster) -> list[str]:
     """What a command is to begin with to run as an ordinary user."""
     if os.getuid() != 0:
