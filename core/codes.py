@@ -134,6 +134,30 @@ def list_codes(cursor: Cursor, *, computer: str | None = None, unnamed: bool = F
         return [_summary(*row) for row in cursor.fetchall()]
 
 
+def summary(cursor: Cursor, code: Code) -> CodeSummary:
+    """The line of a list that a stored code is in, or would be if it had a label."""
+    assert code.id is not None
+    assert code.uuid is not None
+    computer = None
+    if code.computer_id is not None:
+        with translated():
+            cursor.execute("SELECT label FROM computer WHERE id = %s", (code.computer_id,))
+            (computer,) = cursor.fetchone() or (None,)
+    image = code.image_name if isinstance(code, ContainerizedCode) else None
+    return CodeSummary(
+        code.id,
+        code.uuid,
+        code.label,
+        computer,
+        KINDS[code.node_type],
+        code.executable,
+        code.with_mpi,
+        image,
+        code.description,
+        uses(cursor, alike(cursor, code.id)),
+    )
+
+
 def add(profile: Profile, cursor: Cursor, code: Code, computer: str | None = None) -> tuple[Code, bool]:
     """Store a code under its label; second: whether it is new. One that is there already is given back.
 
@@ -181,17 +205,22 @@ def delete(cursor: Cursor, name: str) -> list[int]:
 
     Errors: NotFound; InUse when calculations have used it; InputInvalid.
     """
-    code = load(cursor, name)
+    ids = require_unused(cursor, name, load(cursor, name))
+    try:
+        cursor.execute("DELETE FROM node WHERE id = ANY (%s)", (ids,))
+    except driver.ForeignKeyViolation as error:  # a process that somebody has just stored
+        raise InUse(f"the code {name} cannot be deleted: {error.diag.message_primary}") from error
+    return ids
+
+
+def require_unused(cursor: Cursor, name: str, code: Code) -> list[int]:
+    """The nodes that are this code under this name. Errors: InUse when calculations have used it."""
     assert code.id is not None
     ids = alike(cursor, code.id)
     count = uses(cursor, ids)
     if count:
         used = "1 process has" if count == 1 else f"{count:,} processes have"
         raise InUse(f"the code {name} cannot be deleted: {used} used it, and would lose where they come from")
-    try:
-        cursor.execute("DELETE FROM node WHERE id = ANY (%s)", (ids,))
-    except driver.ForeignKeyViolation as error:  # a process that somebody has just stored
-        raise InUse(f"the code {name} cannot be deleted: {error.diag.message_primary}") from error
     return ids
 
 

@@ -27,7 +27,7 @@ _MODULE = re.compile(r"(?:^|[\s;&|(])(?:module|ml)\s", re.MULTILINE)
 _IN_DOUBLE_QUOTES = re.compile(r'\\[$`\\]|[\\"]')
 
 # A shell that is no login shell may not know `module`: its definition is looked for where it usually lies.
-_FIND_MODULE = """\
+FIND_MODULE = """\
 if ! type module >/dev/null 2>&1; then
   for grange_file in "${MODULESHOME:-/usr/share/modules}/init/bash" \\
     "${LMOD_PKG:-/usr/share/lmod/lmod}/init/bash" \\
@@ -122,6 +122,11 @@ def filled(template: str, fields: Mapping[str, object], where: str) -> str:
     return _FIELD.sub(value, _one_line(template, where))
 
 
+def uses_module(lines: str) -> bool:
+    """Whether lines for a shell load modules, so that it has to know how (FIND_MODULE)."""
+    return _MODULE.search(lines) is not None
+
+
 def _script(task: CommandTask, prefix: str) -> tuple[str, tuple[str, ...]]:
     """The script, and what it finds in its arguments."""
     argv = task.argv
@@ -142,8 +147,8 @@ def _script(task: CommandTask, prefix: str) -> tuple[str, tuple[str, ...]]:
         script += _NOT_STARTED
         if task.stdin is not None:
             script += "exec {grange_stdin}<&0 </dev/null\n"
-        if _MODULE.search(task.prologue):
-            script += _FIND_MODULE
+        if uses_module(task.prologue):
+            script += FIND_MODULE
         # The empty line ends what a backslash at the end would continue.
         script += f"{task.prologue}\n\n"
         if task.stdin is not None:

@@ -11,7 +11,18 @@ from grange.version import VERSION
 
 _COMMANDS = {
     name: f"grange.cli.{name}"
-    for name in ("status", "campaign", "process", "node", "graph", "computer", "profile", "database")
+    for name in (
+        "status",
+        "campaign",
+        "process",
+        "node",
+        "graph",
+        "computer",
+        "code",
+        "allocation",
+        "profile",
+        "database",
+    )
 }
 
 
