@@ -184,7 +184,7 @@ def list_computers(cursor: Cursor, *, user_id: int, label: str | None = None) ->
     """All computers by label, or the one of a label, in a line each."""
     with translated():
         cursor.execute(_SUMMARIES, {"user": user_id, "label": label})
-        return [ComputerSummary(*row, _state(*row[5:7], *row[9:11])) for row in cursor.fetchall()]
+        return [ComputerSummary(*(*row, _state(*row[5:7], *row[9:11]))) for row in cursor.fetchall()]
 
 
 def _state(scheduler_type: str, transport_type: str, enabled: bool, paused: bool) -> str:
@@ -263,21 +263,6 @@ def delete(cursor: Cursor, label: str) -> None:
         cursor.execute("DELETE FROM computer WHERE label = %s", (label,))
     except driver.ForeignKeyViolation as error:  # a node that somebody has just stored
         raise InUse(f"the computer {label!r} cannot be deleted: {error.diag.message_primary}") from error
-
-
-def resume(cursor: Cursor, label: str) -> bool:
-    """Let a paused computer be tried again, from the first failure on; whether it was paused.
-
-    Errors: NotFound.
-    """
-    identity = computer_id(cursor, label)
-    with translated():
-        cursor.execute("SELECT paused FROM connection WHERE computer_id = %s FOR UPDATE", (identity,))
-        was_paused = bool((cursor.fetchone() or (False,))[0])
-        cursor.execute(
-            "UPDATE connection SET paused = false, failures = 0 WHERE computer_id = %s", (identity,)
-        )
-    return was_paused
 
 
 def computer_id(cursor: Cursor, label: str) -> int:

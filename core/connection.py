@@ -123,6 +123,11 @@ def resume(cursor: Cursor, computer_id: int) -> bool:
     return bool(paused)
 
 
+def pause(cursor: Cursor, computer_id: int) -> None:
+    """Let a computer be connected to no more, until somebody resumes it."""
+    cursor.execute("UPDATE connection SET paused = true WHERE computer_id = %s", (computer_id,))
+
+
 @dataclass(slots=True)
 class _Lease:
     """What the holder has: the session with the lock, the real transport, and the socket for the others."""

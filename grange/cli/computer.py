@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +18,13 @@ from grange.cli.table import Cell, Column, print_fields, print_table
 
 if TYPE_CHECKING:
     from grange.core.computer import ComputerSummary, StoredComputer
+    from grange.core.computer_test import Step
     from grange.core.profile import Profile
     from grange.farm.computer import Computer
+
+_SIGNS = {"ok": ("✓", "green"), "failed": ("✗", "red"), "skipped": ("-", None)}
+#: As wide as the longest name of a step.
+_STEP_WIDTH = 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,13 +317,118 @@ def resume(ctx: click.Context, label: str) -> None:
       grange computer resume lumi
     """
     from grange.core import computer as computers
+    from grange.core import connection
 
     with opened(ctx) as profile, profile.transaction() as cursor:
-        was_paused = computers.resume(cursor, label)
+        was_paused = connection.resume(cursor, computers.computer_id(cursor, label))
     click.echo(f"{label} is tried again" if was_paused else f"{label} was not paused")
 
 
+@command.command()
+@click.argument("label")
+@click.option("--no-task", is_flag=True, help="Send no task: it has to wait in the queue.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=1), default=600.0, show_default=True,
+    help="Seconds for the task, its waiting in the queue included.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="One JSON document a line, as the steps come.")
+@click.pass_context
+def test(ctx: click.Context, label: str, no_task: bool, timeout: float, as_json: bool) -> None:
+    """Go through all that a campaign needs of a computer, one step after the other.
+
+    At the first thing that is wrong it says what to do, and ends with the status 1. A small task goes through
+    the queue, in an allocation of one core where HyperQueue's workers need one.
+
+    \b
+    Examples:
+      grange computer test lumi
+      grange computer test lumi --no-task
+    """
+    from grange.core import connection
+    from grange.core.computer_test import CONNECTING, examine, workers_of
+
+    failed = ""
+    with opened(ctx) as profile:
+        stored = _load(profile, label)
+        with profile.transaction() as cursor:
+            # Somebody who tests wants to know how it is now.
+            was_paused = connection.resume(cursor, stored.id)
+        transport = connection.open_connection(
+            profile, stored.computer, stored.id, patience_s=0.0, ask=_ask()
+        )
+        with closing(transport):
+            for step in examine(
+                stored.computer,
+                transport,
+                spool=profile.spool / f"test@{label}",
+                workers=workers_of(profile, stored),
+                with_task=not no_task,
+                timeout_s=timeout,
+            ):
+                failed = step.name if step.state == "failed" else failed
+                if as_json:
+                    from grange.cli.machine import emit_lines
+
+                    emit_lines([step])
+                else:
+                    _say_step(step)
+        if was_paused and failed in CONNECTING:
+            with profile.transaction() as cursor:
+                connection.pause(cursor, stored.id)
+    if failed:
+        ctx.exit(1)
+    if not stored.enabled:
+        click.echo(f"{label} is disabled: grange computer enable {label}", err=True)
+
+
+@command.command()
+@click.argument("label")
+@click.pass_context
+def connect(ctx: click.Context, label: str) -> None:
+    """Open the connection to a computer that asks for a password or a second factor: you type it once, here.
+
+    For computers with --transport openssh. The connection stays when this command ends, and grange goes
+    through it, until it is lost or the computer ends it.
+
+    \b
+    Example:
+      grange computer connect lumi
+    """
+    from grange.core.connection import master_folder
+    from grange.farm.control_master import open_master
+
+    with opened(ctx) as profile:
+        computer = _load(profile, label).computer
+        folder = master_folder(profile)
+    if computer.transport != "openssh":
+        raise Refused(
+            f"{label} has the transport {computer.transport}: grange connects by itself",
+            f"where it asks for a second factor: grange computer edit {label} --transport openssh",
+        )
+    was_made = open_master(computer, folder)
+    click.echo(f"{label} is connected" if was_made else f"{label} was connected already")
+
+
 # ---------------------------------------------------------------- what they share
+
+
+def _ask() -> Callable[[str], str] | None:
+    """Asks whoever sits at the terminal for a passphrase, and keeps nothing."""
+    if not sys.stdin.isatty():
+        return None
+    return lambda question: str(
+        click.prompt(question.rstrip(": "), hide_input=True, default="", show_default=False, err=True)
+    )
+
+
+def _say_step(step: Step) -> None:
+    sign, color = _SIGNS[step.state]
+    took = f" ({words.duration(step.seconds)})" if step.seconds >= 1 else ""
+    line = f"{click.style(sign, fg=color)} {step.name.ljust(_STEP_WIDTH)}"
+    click.echo(f"{line}  {click.style(step.detail, dim=step.state == 'skipped')}{took}")
+    if step.advice:
+        click.echo(f"  {' ' * _STEP_WIDTH}  → {step.advice}")
+    sys.stdout.flush()
 
 
 def _load(profile: Profile, label: str) -> StoredComputer:
