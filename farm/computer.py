@@ -27,7 +27,8 @@ class SshSettings:
     key_file: a private key ("" for the agent and the usual files). proxy_jump: hosts on the way, as in
     `ssh -J` ("" for the one of ~/.ssh/config). known_hosts: a file besides ~/.ssh/known_hosts ("" for none).
     config_file: "" for ~/.ssh/config, "none" for no configuration at all.
-    restricted: a forced command lets through only what automation accounts may do (docs/restricted.md).
+    restricted: a forced command lets through only what automation accounts may do
+    (docs/cluster/restricted-accounts.md).
     """
 
     user: str = ""
