@@ -16,8 +16,10 @@ from grange.cli.entry import run
 from grange.core import allocation as allocations
 from grange.core import computer as computers
 from grange.core.computer_test import CONNECTING, Step
+from grange.core.connection import master_folder
 from grange.core.profile import Profile
 from grange.farm.computer import Computer
+from grange.farm.control_master import close_master
 
 STEPS = [
     "reach", "host key", "authenticate", "shell is quiet", "files", "python", "work directory", "clocks",
@@ -239,3 +241,28 @@ def test_a_queue_that_is_long(cluster: Cluster, examine: Examine) -> None:
         left = cluster.shell("squeue --noheader --format=%i").split()
         cluster.shell(f"scancel {job}")
     assert [one for one in left if one != job] == []
+
+
+# ---------------------------------------------------------------- a connection that a person opens
+
+
+def test_connect(cluster: Cluster, profile: Profile, capsys: pytest.CaptureFixture[str]) -> None:
+    computer = cluster.computer("typed", transport="openssh", hyperqueue="none")
+
+    def said(*words: str, status: int = 0) -> str:
+        assert run(["--home", str(profile.home), "computer", *words]) == status
+        captured = capsys.readouterr()
+        return captured.out + captured.err
+
+    with profile.transaction() as cursor:
+        computers.add(cursor, computer, user_id=profile.user_id)
+    try:
+        assert said("connect", "typed") == "typed is connected\n"
+        assert said("connect", "typed") == "typed was connected already\n"
+        assert "✓ scheduler" in said("test", "typed", "--no-task")
+        # A person opened it: it stays.
+        assert said("connect", "typed") == "typed was connected already\n"
+    finally:
+        close_master(computer, master_folder(profile))
+    said("edit", "typed", "--transport", "ssh")
+    assert "grange connects by itself" in said("connect", "typed", status=1)
