@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from grange.core import computer as computers
 from grange.core.computer import StoredComputer
+from grange.core.connection import open_connection
 from grange.core.errors import InputInvalid, NotFound
 from grange.core.profile import Profile
 from grange.farm.chunk_folder import Fetch
 from grange.farm.executor import Executor
-from grange.farm.transport import Transport
 from grange.repository import Key
 
 #: Names that computers cannot have.
@@ -81,7 +82,7 @@ def _on_computer(profile: Profile, campaign_id: int, label: str) -> Iterator[Ope
     from grange.farm.cluster_executor import ClusterExecutor
 
     stored = _load(profile, label)
-    with _transport(profile, stored) as transport:
+    with contextlib.closing(open_connection(profile, stored.computer, stored.id)) as transport:
         made = ClusterExecutor(
             profile.spool / f"campaign-{campaign_id}@{label}",
             stored.computer,
@@ -93,22 +94,6 @@ def _on_computer(profile: Profile, campaign_id: int, label: str) -> Iterator[Ope
             yield OpenExecutor(made, stored.id)
         finally:
             made.close()
-
-
-@contextmanager
-def _transport(profile: Profile, stored: StoredComputer) -> Iterator[Transport]:
-    from grange.farm.local_transport import LocalTransport
-    from grange.farm.ssh_transport import SshTransport
-
-    made: Transport
-    if stored.computer.transport == "local":
-        made = LocalTransport(stored.computer.label)
-    else:
-        made = SshTransport(stored.computer)
-    try:
-        yield made
-    finally:
-        made.close()
 
 
 def _expected_cores(profile: Profile, stored: StoredComputer) -> int:

@@ -28,6 +28,7 @@ from grange.farm.node_count import node_count
 from grange.farm.queue import Group, Queue
 from grange.farm.remote import Remote
 from grange.farm.result import ResultPack
+from grange.farm.spool import spool_errors
 from grange.farm.task import Batch, FunctionTask, Resources, Task
 from grange.farm.transport import Transport
 
@@ -87,7 +88,6 @@ class ClusterExecutor:
         self._first_at: dict[object, float] = {}
         self._estimates: dict[object, Estimate] = {}
         self._runs: dict[str, ClusterRun] = {}
-        self._own: ClusterRun | None = None
         self._ready: list[ResultPack] = []
         self._left: list[ResultPack] | None = None
         self._unsent: list[ClusterChunk] = []
@@ -101,6 +101,8 @@ class ClusterExecutor:
         self.notes: tuple[str, ...] = ()
         for run in ClusterRun.left_behind(self._root, computer.label):
             self._runs[run.name] = run
+        self._own = ClusterRun.create(self._root, computer.label)
+        self._runs[self._own.name] = self._own
 
     def __enter__(self) -> ClusterExecutor:
         return self
@@ -226,7 +228,7 @@ class ClusterExecutor:
                     )
                     for task in waiting
                 ]
-                self._ready.append(self._run().pack_of(results, len(results)))
+                self._ready.append(self._own.pack_of(results, len(results)))
                 self._changed.notify_all()
         self._end_there(wanted)
 
@@ -254,17 +256,24 @@ class ClusterExecutor:
         """What a task needs, as the agent takes it. Errors: TaskRefused for what can never be had there."""
         computer = self.computer
         label = computer.label
-        nodes = node_count(resources, computer.cores_per_node, computer.memory_mb_per_node)
         if resources.cpus < 1:
             raise TaskRefused(f"cpus: expected 1 or more, got {resources.cpus}")
+        if computer.scheduler == "direct":
+            memory_mb = computer.memory_mb_per_node
+            if memory_mb and (resources.memory_mb or 0) > memory_mb:
+                raise TaskRefused(
+                    f"a task asks for {resources.memory_mb} MiB of memory; {label} has {memory_mb} MiB"
+                )
+            cores = computer.slots or computer.cores_per_node
+            if cores and resources.cpus > cores:
+                raise TaskRefused(f"a task asks for {resources.cpus} cpus; {label} has {cores}")
+        nodes = node_count(resources, computer.cores_per_node, computer.memory_mb_per_node)
         if resources.gpus > computer.gpus_per_node * nodes:
             raise TaskRefused(
                 f"a task asks for {resources.gpus} GPUs; a node of {label} has {computer.gpus_per_node}"
             )
         if computer.scheduler == "direct" and nodes > 1:
             raise TaskRefused(f"a task asks for {nodes} nodes; {label} is one machine")
-        if computer.scheduler == "direct" and computer.slots and resources.cpus > computer.slots:
-            raise TaskRefused(f"a task asks for {resources.cpus} cpus; {label} may use {computer.slots}")
         return {
             "cpus": self._cpus(resources, nodes),
             "memory_mb": resources.memory_mb,
@@ -353,12 +362,6 @@ class ClusterExecutor:
 
     # -- out -------------------------------------------------------------------------------------
 
-    def _run(self) -> ClusterRun:
-        if self._own is None:
-            self._own = ClusterRun.create(self._root, self.computer.label)
-            self._runs[self._own.name] = self._own
-        return self._own
-
     def _send_all(self) -> None:
         """Send what can be sent now; waits a little where there is nothing."""
         self._ask_for_cores()
@@ -397,7 +400,7 @@ class ClusterExecutor:
                     break
                 for size in sizes:
                     tasks = [group.tasks[number] for number in range(size)]
-                    chunk, refused = self._run().new_chunk(
+                    chunk, refused = self._own.new_chunk(
                         tasks,
                         group.kind,
                         group.resources,
@@ -546,12 +549,13 @@ class ClusterExecutor:
         """Fetch files; one that is gone there was fetched before."""
         if not files:
             return
-        try:
-            self.remote.transport.get(files)
-        except RemoteMissing:
-            for file in files:
-                with contextlib.suppress(RemoteMissing):
-                    self.remote.transport.get([file])
+        with spool_errors(self._root):
+            try:
+                self.remote.transport.get(files)
+            except RemoteMissing:
+                for file in files:
+                    with contextlib.suppress(RemoteMissing):
+                        self.remote.transport.get([file])
 
     def _deliver(self, run: ClusterRun, path: Path) -> None:
         chunk = run.chunks[path.parent.name]

@@ -212,6 +212,8 @@ class ClusterRun:
         pack = read_result_pack(path)
         chunk.waiting.add(path)
         chunk.delivered(pack)
+        if not chunk.open_ids:
+            self.end(chunk.name)
         return pack
 
     def end(self, name: str) -> None:
@@ -263,6 +265,8 @@ class ClusterRun:
                     path.unlink(missing_ok=True)
                     continue
                 chunk.delivered(pack)
+                if not chunk.open_ids:
+                    self.end(chunk.name)
                 yield pack
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import io
 import os
@@ -49,8 +50,8 @@ def ship(function: Callable[..., Any]) -> ShippedFunction:
 
 
 def by_value(function: ShippedFunction) -> ShippedFunction:
-    """The function as it can travel to another computer: what is imported from a folder of the user's own is
-    not there, so its whole module goes by value. Installed packages have to be there.
+    """The function as it can travel to another computer: what is imported from a folder of the user's own
+    is not there, so its whole module goes by value. Installed packages have to be there.
 
     Errors: FunctionNotShippable.
     """
@@ -58,8 +59,8 @@ def by_value(function: ShippedFunction) -> ShippedFunction:
         return replace(function, path="")
     import cloudpickle
 
+    found: Any = _module(function)
     top = sys.modules[function.module.partition(".")[0]]
-    found: Any = sys.modules[function.module]
     for part in function.qualname.split("."):
         found = getattr(found, part)
     known = top.__name__ in cloudpickle.list_registry_pickle_by_value()
@@ -70,6 +71,21 @@ def by_value(function: ShippedFunction) -> ShippedFunction:
     finally:
         if not known:
             cloudpickle.unregister_pickle_by_value(top)
+
+
+def _module(function: ShippedFunction) -> ModuleType:
+    """The module of a function that goes by reference. Errors: FunctionNotShippable."""
+    if function.module in sys.modules:
+        return sys.modules[function.module]
+    sys.path.insert(0, function.path)
+    try:
+        return importlib.import_module(function.module)
+    except Exception as problem:  # whatever a user's module raises
+        raise FunctionNotShippable(
+            function.name, f"{function.module} cannot be imported: {problem}"
+        ) from problem
+    finally:
+        sys.path.remove(function.path)
 
 
 def _unbound(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -2392,6 +2392,8 @@ def run(folder: str) -> int:
                 os._exit(code)
         status = supervise(pid, folder)
         death = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+        if not os.path.exists(folder):
+            return 0  # all that was wanted of it has been fetched
         if all_done(folder):
             note(os.path.join(os.path.dirname(folder), "done"), os.path.basename(folder) + ".end")
             return 0
@@ -2525,7 +2527,9 @@ def run_once(folder: str, death: Optional[int]) -> int:
     name = os.path.basename(folder)
 
     def tell(number: int, _results: int, _blobs: int) -> None:
-        note(done, "%s.%d" % (name, number))
+        # the mark of the end, which follows at once, tells of the last pack too
+        if not all_done(folder):
+            note(done, "%s.%d" % (name, number))
 
     try:
         run_chunk(folder, control, tell, death)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Collection, Iterator
@@ -32,7 +34,10 @@ from grange.farm import (
     runner,
     ship,
 )
+from grange.farm.cluster_executor import ClusterExecutor
+from grange.farm.computer import Computer
 from grange.farm.hyperqueue_executor import HyperQueueExecutor
+from grange.farm.local_transport import LocalTransport
 from grange.repository.errors import BlobMissing
 from grange.repository.key import Key, key_of
 
@@ -40,11 +45,23 @@ NO_LIMITS = Resources()
 #: Fraction of the seconds that our sleeps take: it tells them from anybody else's.
 TAG = str(os.getpid())
 STORED = {key_of(b"stored content\n"): b"stored content\n"}
-KINDS = ["local", "hyperqueue"]
+KINDS = ["local", "hyperqueue", "computer"]
+#: Those whose tasks end with them; what is sent to a computer goes on there (test_cluster_executor.py).
+ENDING = pytest.mark.parametrize("kind", ["local", "hyperqueue"], indirect=True)
 
 
 def make(kind: str, spool: Path) -> Any:
-    """A new executor of the kind."""
+    """A new executor of the kind; "computer" is this machine, used as another one."""
+    if kind == "computer":
+        there = (
+            Path(tempfile.gettempdir())
+            / f"grange-there-{os.getpid()}-{hashlib.sha256(bytes(spool)).hexdigest()[:12]}"
+        )
+        machine = Computer(
+            label="here", transport="local", scheduler="direct", work_dir=str(there), python=sys.executable,
+            slots=2, memory_mb_per_node=4000,
+        )  # fmt: skip
+        return ClusterExecutor(spool, machine, LocalTransport(), fetch=fetch, flush_s=0.5)
     if kind == "hyperqueue":
         return HyperQueueExecutor(spool, slots=2, fetch=fetch)
     return LocalPool(spool, slots=2, fetch=fetch)
@@ -727,6 +744,7 @@ def test_acknowledge_frees_the_spool(own: Executor, spool: Path) -> None:
     wait_until(lambda: own.poll(0.05) == [] and list(spool.glob("run-*/chunk-*")) == [])
 
 
+@ENDING
 def test_close_in_the_middle_leaves_no_process(kind: str, spool: Path) -> None:
     executor = make(kind, spool)
     executor.submit(Batch(tuple(shell(str(n), f"trap '' TERM; sleep 81.{TAG}") for n in range(4))))
@@ -822,6 +840,7 @@ while True:
 """
 
 
+@ENDING
 def test_kill_of_the_submitter_loses_nothing_and_does_nothing_twice(
     kind: str, spool: Path, tmp_path: Path
 ) -> None:
@@ -859,6 +878,7 @@ def test_kill_of_the_submitter_loses_nothing_and_does_nothing_twice(
     assert list(spool.iterdir()) == []
 
 
+@ENDING
 def test_recover_waits_for_the_runners_and_kills_them_at_last(kind: str, spool: Path) -> None:
     script = f"""
 import sys
