@@ -1,6 +1,6 @@
 #!/bin/sh
-# The programs that the tests and examples run for real: xtb, Graphviz, Charliecloud, and Slurm, munge and OpenSSH for
-# the test cluster (deploy/test-cluster); from Debian's or Ubuntu's packages. None of their services is left
+# The programs that the tests and examples run for real: xtb, Graphviz, Charliecloud, Open MPI, Environment Modules, and
+# Slurm, munge and OpenSSH for the test cluster (deploy/test-cluster); from Debian's or Ubuntu's packages. None of their services is left
 # running or set to start with the machine: the test cluster starts its own.
 set -eu
 missing=
@@ -13,6 +13,8 @@ lacks() {
 lacks xtb xtb
 lacks dot graphviz
 lacks ch-run charliecloud
+lacks mpirun openmpi-bin
+[ -e /usr/share/modules/init/bash ] || missing="$missing environment-modules"
 for program in slurmctld slurmd sbatch; do lacks $program slurm-wlm; done
 lacks munged munge
 lacks sshd openssh-server

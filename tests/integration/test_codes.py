@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 
@@ -16,6 +18,8 @@ from grange.core.errors import InputInvalid, InUse, NameExists, NotFound
 from grange.core.graph import load
 from grange.core.profile import Profile
 from grange.farm.local_pool import LocalPool
+from grange.farm.result import ResultPack
+from grange.farm.task import Batch, CommandTask, Resources
 
 
 def add_computer(profile: Profile, label: str, transport: str = "core.local") -> int:
@@ -144,6 +148,32 @@ class TestRunning:
         assert attributes["withmpi"] is True
         assert attributes["resources"] == {"tot_num_mpiprocs": 3, "num_cores_per_mpiproc": 2}
 
+    def test_a_real_mpi(self, profile: Profile) -> None:
+        if shutil.which("mpirun") is None:
+            pytest.skip("no mpirun here: the package openmpi-bin is needed")
+        told = subprocess.run(["mpirun", "--version"], capture_output=True, text=True, check=True).stdout
+        flags = "--allow-run-as-root --oversubscribe" if "Open MPI" in told else ""
+        code = gr.InstalledCode("/bin/sh", with_mpi=True, append_text="echo after")
+        frame = results(
+            profile,
+            Said,
+            mpirun=f"mpirun {flags} -np {{tot_num_mpiprocs}}",
+            resources=gr.Resources(cpus=6, mpi_procs=3),
+            code=code,
+            words=[
+                [
+                    "-c",
+                    'echo "rank ${OMPI_COMM_WORLD_RANK:-$PMI_RANK} with $OMP_NUM_THREADS $1"',
+                    "sh",
+                    "a  b",
+                ]
+            ],
+        )
+        assert sorted(frame["said"][0].splitlines()) == [
+            "after",
+            *(f"rank {n} with 2 a  b" for n in range(3)),
+        ]
+
     def test_a_template_that_cannot_be_filled_in_ends_the_calculation(self, profile: Profile) -> None:
         campaign = gr.Campaign("broken", profile)
         campaign.map(gr.ShellJob("true", with_mpi=True))
@@ -152,6 +182,24 @@ class TestRunning:
         (row,) = campaign.results().to_dict("records")
         assert row["exit_status"] == 181
         assert "mpirun: {np} in 'mpirun {np}' is not known" in row["exit_message"]
+
+    def test_a_walltime_ends_what_a_shell_waits_for(self, tmp_path: Path) -> None:
+        task = CommandTask(
+            "1",
+            ("/bin/sh", "-c", "trap 'echo told; exit 3' TERM; while :; do sleep 0.05; done"),
+            prologue="export A=1",
+            epilogue="echo after",
+        )
+        with LocalPool(tmp_path) as pool:
+            pool.submit(Batch((task,), Resources(walltime_s=0.3)))
+            packs: list[ResultPack] = []
+            while not packs:
+                packs = pool.poll(5.0)
+            (result,) = packs[0].results
+            assert (result.outcome, result.return_code) == ("walltime_exceeded", 3)
+            with ZipFile(packs[0].path) as pack:
+                assert pack.read(result.files["stdout.txt"]) == b"told\nafter\n"
+            pool.acknowledge(packs)
 
     def test_what_waits_is_run_from_the_record_with_its_code(self, profile: Profile) -> None:
         code = gr.PortableCode("run", {"run": b"#!/bin/sh\necho ran $X\n"}, prepend_text="export X=1")
@@ -183,19 +231,22 @@ class TestRunning:
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
-    """A folder that ch-run takes for an image: busybox, and a script that can run nowhere else."""
-    busybox = shutil.which("busybox")
-    if shutil.which("ch-run") is None or busybox is None:
-        pytest.skip("no container here: the packages charliecloud and busybox-static are needed")
+    """A folder that ch-run takes for an image: a shell, its libraries, and a script that is only there."""
+    if shutil.which("ch-run") is None:
+        pytest.skip("no container here: the package charliecloud is needed")
     folder = tmp_path / "im age"
     for name in ("bin", "dev", "etc", "home", "mnt", "proc", "sys", "tmp", "usr", "var"):
         (folder / name).mkdir(parents=True)
     for name in ("passwd", "group", "hosts", "resolv.conf"):
         (folder / "etc" / name).touch()
-    shutil.copy(busybox, folder / "bin" / "busybox")
-    (folder / "bin" / "sh").symlink_to("busybox")
+    shutil.copy("/bin/sh", folder / "bin" / "sh")
+    told = subprocess.run(["ldd", "/bin/sh"], capture_output=True, text=True, check=True).stdout
+    for library in re.findall(r"(/\S+)", told):
+        target = folder / library.removeprefix("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(library, target)
     (folder / "bin" / "program").write_text(
-        '#!/bin/sh\n[ -e /etc/machine-id ] && exit 9\necho left there > left\nprintf "inside with $#: "\n'
+        '#!/bin/sh\n[ -e /etc/fstab ] && exit 9\necho left there > left\nprintf "inside with $#: "\n'
         'printf "%s|" "$@"; echo\n'
     )
     (folder / "bin" / "program").chmod(0o755)

@@ -193,6 +193,15 @@ class TestLinesAround:
         task = CommandTask("1", ("/bin/sh", "-c", "echo $LOADED_qe"), prologue="module load qe")
         assert printed(run(task, MODULESHOME=str(tmp_path))) == "yes\n"
 
+    def test_real_modules(self, tmp_path: Path) -> None:
+        if not Path("/usr/share/modules/init/bash").exists():
+            pytest.skip("no modules here: the package environment-modules is needed")
+        (tmp_path / "qe").write_text("#%Module1.0\nsetenv LOADED yes\n")
+        before = f"module use {tmp_path}\nmodule load qe"
+        for after in ("", "module unload qe; echo $LOADED"):
+            task = CommandTask("1", ("/bin/sh", "-c", "echo $LOADED"), prologue=before, epilogue=after)
+            assert printed(run(task)) == ("yes\n\n" if after else "yes\n")
+
     def test_a_program_among_the_files_is_made_executable(self, tmp_path: Path) -> None:
         (tmp_path / "bin").mkdir()
         (tmp_path / "bin" / "run.sh").write_text("#!/bin/sh\necho it runs\n")
