@@ -1,7 +1,7 @@
 #!/bin/sh
 # The programs that the tests and examples run for real: xtb, Graphviz, Charliecloud, Open MPI, Environment Modules, and
-# Slurm, munge and OpenSSH for the test cluster (deploy/test-cluster); from Debian's or Ubuntu's packages. None of their services is left
-# running or set to start with the machine: the test cluster starts its own.
+# Slurm, munge and OpenSSH for the test cluster (deploy/test-cluster); from Debian's or Ubuntu's packages. None of their
+# services is left running or set to start with the machine: the test cluster starts its own.
 set -eu
 missing=
 # Ordinary users have no sbin on their PATH.
