@@ -298,7 +298,7 @@ def record_observed(cursor: Cursor, observed: Collection[Observed]) -> set[int]:
         for one in observed:
             cursor.execute(
                 """
-                UPDATE allocation SET job_id = coalesce(job_id, %(job)s), state = %(state)s::allocation_state,
+                UPDATE allocation SET job_id = coalesce(%(job)s, job_id), state = %(state)s::allocation_state,
                     reason = %(reason)s,
                     started_at = coalesce(started_at, now() - %(elapsed)s * interval '1 s'),
                     ended_at = CASE WHEN %(open)s THEN NULL ELSE now() END

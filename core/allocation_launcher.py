@@ -17,13 +17,13 @@ from grange.core.allocation import Allocation
 from grange.core.database import Cursor
 from grange.core.errors import InputInvalid
 from grange.core.profile import Profile
+from grange.core.site import Site
 from grange.farm import slurm
 from grange.farm.allocation import (
     LOG,
     SCRIPT,
     SETTINGS,
     STOP,
-    AllocationPaths,
     AllocationRequest,
     job_script,
     settings_text,
@@ -31,7 +31,6 @@ from grange.farm.allocation import (
 from grange.farm.allocation_policy import after_failure, after_success
 from grange.farm.computer import Computer
 from grange.farm.errors import CommandRefused, SchedulerRefused
-from grange.farm.remote import Remote
 
 #: So old a row has to be before a job that Slurm does not know is given up. Seconds.
 LOST_AFTER_S = 60.0
@@ -39,23 +38,6 @@ LOST_AFTER_S = 60.0
 GRACE_S = 45.0
 #: Of the end of a log so much is shown. Bytes.
 LOG_BYTES = 1 << 16
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """A computer that is reached: its row and what is there."""
-
-    id: int
-    remote: Remote
-
-    @property
-    def computer(self) -> Computer:
-        return self.remote.computer
-
-    @property
-    def paths(self) -> AllocationPaths:
-        """Where things are there."""
-        return AllocationPaths(self.remote.work_dir, self.remote.code_dir)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +146,10 @@ def refresh(profile: Profile, site: Site, *, lost_after_s: float = LOST_AFTER_S)
         watched = rows.watched(cursor, site.id)
     if not watched:
         return []
-    jobs = {job.name: job for job in _ask(site, watched)}
-    observed = [rows.observe(one, jobs.get(one.name), lost_after_s=lost_after_s) for one in watched]
+    jobs, surplus = chosen(watched, _ask(site, watched))
+    if surplus:
+        _cancel(site, slurm.cancel_argv(surplus, queued_only=True))
+    observed = [rows.observe(one, jobs.get(one.id), lost_after_s=lost_after_s) for one in watched]
     news = [one for one in observed if one is not None]
     if not news:
         return []
@@ -180,6 +164,34 @@ def refresh(profile: Profile, site: Site, *, lost_after_s: float = LOST_AFTER_S)
             _record_outcome(cursor, site, failed=None)
     before = {one.id: one for one in watched}
     return [Change(before[one.id], one) for one in after]
+
+
+def chosen(
+    watched: Sequence[Allocation], jobs: Sequence[slurm.Job]
+) -> tuple[dict[int, slurm.Job], list[str]]:
+    """The job of each allocation that has one, by the allocation's id, and the numbers of jobs beyond that.
+
+    A connection that is lost while sbatch runs is made again, and sbatch is run again: two jobs may have one
+    name. The script sees to it that one of them alone becomes the allocation; the other waits for nothing.
+    """
+    found: dict[int, slurm.Job] = {}
+    surplus: list[str] = []
+    order = ("running", "queued")
+    for one in watched:
+        named = [job for job in jobs if job.name == one.name]
+        named.sort(
+            key=lambda job: (
+                order.index(job.state) if job.state in order else len(order),
+                job.id != one.job_id,
+                -job.elapsed_s,
+                len(job.id),
+                job.id,
+            )
+        )
+        if named:
+            found[one.id] = named[0]
+            surplus += [job.id for job in named[1:] if job.state == "queued"]
+    return found, surplus
 
 
 def _ask(site: Site, watched: Sequence[Allocation]) -> list[slurm.Job]:

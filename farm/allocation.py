@@ -21,7 +21,8 @@ TERM_BEFORE_S = 60
 #: Names of jobs begin so; the token follows.
 NAME_PREFIX = "grange-"
 
-SCRIPT, SETTINGS, LOG, STOP = "job.sh", "allocation.json", "log", "stop"
+#: Files of an allocation's folder; BEGUN is a folder, so that one job alone makes it.
+SCRIPT, SETTINGS, LOG, STOP, BEGUN = "job.sh", "allocation.json", "log", "stop", "begun"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +146,7 @@ def _directives(computer: Computer, request: AllocationRequest) -> list[str]:
     lines = [
         f"--job-name={request.name}",
         f"--output={LOG}",
+        "--open-mode=append",
         f"--nodes={request.nodes}",
         "--ntasks-per-node=1",
         f"--time={time_text(request.walltime_s)}",
@@ -181,6 +183,12 @@ grange_python={_program(computer.python)}
 grange_folder={shlex.quote(paths.folder(request.token))}
 # stopped before it began: by a mark where the scheduler cannot be asked to cancel
 [ -e "$grange_folder/{STOP}" ] && exit 0
+# submitted twice, because the first answer was lost: the first job to begin is the allocation
+if ! grange_problem=$(mkdir "$grange_folder/{BEGUN}" 2>&1); then
+  [ -d "$grange_folder/{BEGUN}" ] && exit 0
+  echo "$grange_problem" >&2
+  exit 73
+fi
 grange_stop() {{ : > "$grange_folder/{STOP}"; }}
 trap grange_stop TERM
 {worker} </dev/null &

@@ -19,9 +19,9 @@ from grange.core import allocation_launcher as launcher
 from grange.core import allocation_policy as policies
 from grange.core import computer as computers
 from grange.core.allocation import Allocation
-from grange.core.allocation_launcher import Site
 from grange.core.errors import InputInvalid
 from grange.core.profile import Profile, open_profile
+from grange.core.site import Site
 from grange.farm.allocation import AllocationRequest, request_on
 from grange.farm.allocation_policy import Policy
 from grange.farm.computer import Computer
@@ -350,6 +350,31 @@ def test_a_job_that_turns_up_after_it_was_given_up(profile: Profile, make_site: 
     assert site.remote.transport.run(["sbatch", "--parsable", "job.sh"], cwd=folder).status == 0
     (one,) = wait_for(profile, site, ids, "running")
     assert (one.reason, one.ended_at) == ("", None)
+
+
+def test_sbatch_is_run_twice(profile: Profile, make_site: Callable[..., Site], cluster: Cluster) -> None:
+    """A connection that is made again repeats what it was asked: one of the two jobs is the allocation."""
+    site = make_site(directives=("--begin=now+3",))
+    (one,) = launcher.start(profile, site, requests(site)).allocations
+    folder = site.paths.folder(one.token)
+    assert site.remote.transport.run(["sbatch", "--parsable", "job.sh"], cwd=folder).status == 0
+    names = f"squeue -h -t PENDING,RUNNING --name={one.name} -o %i"
+    assert len(cluster.shell(names).split()) == 2
+    look(profile, site, [one.id])
+    assert cluster.shell(names).split() == [one.job_id]
+    # and where nobody may cancel it
+    assert site.remote.transport.run(["sbatch", "--parsable", "job.sh"], cwd=folder).status == 0
+    deadline = time.monotonic() + 30
+    while len(cluster.shell(f"squeue -h -t all --name={one.name} -o %T").splitlines()) < 3 or "PENDING" in (
+        cluster.shell(f"squeue -h -t all --name={one.name} -o %T")
+    ):
+        assert time.monotonic() < deadline
+        time.sleep(0.3)
+    time.sleep(1.0)
+    assert len(cluster.shell(names).split()) == 1
+    (one,) = look(profile, site, [one.id])
+    assert one.state == "running"
+    assert cluster.shell(names).split() == [one.job_id]
 
 
 def test_the_answer_of_sbatch_is_lost(

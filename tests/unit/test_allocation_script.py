@@ -57,6 +57,7 @@ def test_one_node_without_any_wish() -> None:
     assert directives(job_script(COMPUTER, REQUEST, PATHS)) == {
         "job-name": "grange-abc",
         "output": "log",
+        "open-mode": "append",
         "nodes": "1",
         "ntasks-per-node": "1",
         "time": "02:00:00",
@@ -185,6 +186,22 @@ def test_a_script_that_was_stopped_before_it_began_ends_at_once(tmp_path: Path, 
     (first.folder / "stop").touch()
     assert first.end()[0] == 0
     assert Started(tmp_path, shell).end() == (0, [])
+
+
+@shells
+def test_of_two_jobs_of_one_allocation_the_first_to_begin_is_it(tmp_path: Path, shell: str) -> None:
+    first = Started(tmp_path, shell)
+    first.wait_for("began")
+    assert Started(tmp_path, shell).end() == (0, [])
+    first.shell.send_signal(signal.SIGTERM)
+    assert first.end() == (0, ["worker loaded", "appended 0"])
+
+
+def test_a_folder_that_cannot_be_written_is_a_failure(tmp_path: Path) -> None:
+    paths = AllocationPaths(str(tmp_path / "gone"), str(tmp_path))
+    script = tmp_path / "job.sh"
+    script.write_text(job_script(COMPUTER, REQUEST, paths))
+    assert subprocess.run(["bash", str(script)], capture_output=True, check=False).returncode == 73
 
 
 def test_a_worker_that_is_killed_is_a_failure(tmp_path: Path) -> None:
