@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeGuard, cast
+from typing import TypeGuard
 
 from grange.core.data.code import Code
 from grange.core.data.code_value import PLAIN, CodeValue, Launch
@@ -55,15 +55,13 @@ class Command:
         return (
             type(self.argv[0]) is str
             and self.with_mpi is None
-            and self.prepend_text == self.append_text == ""
+            and not self.prepend_text
+            and not self.append_text
         )
 
     def words(self) -> list[str]:
         """The arguments as nothing but texts, once the command is checked."""
-        words = list(cast("Sequence[str]", self.argv))
-        if type(words[0]) is not str:
-            words[0] = str(words[0])
-        return words
+        return [str(word) for word in self.argv]
 
     def contents(self) -> dict[str, bytes]:
         """The files as bytes; text becomes UTF-8."""
@@ -134,8 +132,9 @@ def _is_simple(command: object) -> TypeGuard[Command]:
         and command.stdin is None
         and command.stdout == "stdout.txt"
         and command.stderr == "stderr.txt"
-        and command.prepend_text == command.append_text == ""
         and command.with_mpi is None
+        and command.prepend_text == ""
+        and command.append_text == ""
         and type(command.argv) is list
         and all(type(arg) is str and arg.isascii() and "\0" not in arg for arg in command.argv)
         and command.argv[:1] not in ([], [""])

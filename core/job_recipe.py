@@ -89,12 +89,13 @@ class JobRecipe:
 
     def draft(self, values: Mapping[str, object]) -> Draft:
         command = checked(self.prepared(values), self.label)
-        attributes: dict[str, Any] = {"argv": command.words()}
+        attributes: dict[str, Any] = {"argv": list(command.argv)}
         if command.retrieve:
             attributes["retrieve_list"] = list(command.retrieve)
         if command.environment:
             attributes["environment_variables"] = dict(command.environment)
         if not command.is_bare:
+            attributes["argv"] = command.words()
             if command.prepend_text:
                 attributes["prepend_text"] = command.prepend_text
             if command.append_text:
@@ -107,7 +108,7 @@ class JobRecipe:
         command: Command = draft.payload
         task = CommandTask(
             id=str(process_id),
-            argv=tuple(command.words()),
+            argv=tuple(command.argv),  # type: ignore[arg-type]  # texts, or made such in _launched
             files=draft.files,
             environment=command.environment,
             stdin=command.stdin,
@@ -170,6 +171,7 @@ def _launched(task: CommandTask, command: Command) -> CommandTask:
     launch = command.launch
     return replace(
         task,
+        argv=tuple(command.words()),
         # The files of a code are recorded with the code, not with each of its calculations.
         files={**launch.files, **task.files},
         prologue=_lines(launch.prepend_text, command.prepend_text),

@@ -95,7 +95,8 @@ class ShellJob(CalcJob):
     def prepare(self, inputs: Any) -> Command:
         files: dict[str, str | bytes] = {}
         words: dict[str, object] = {}
-        for name, value in vars(inputs).items():
+        given = vars(inputs)
+        for name, value in given.items():
             if isinstance(value, FileValue):
                 if value.name in self.files or files.get(value.name, value.content) != value.content:
                     raise InputInvalid(
@@ -107,21 +108,17 @@ class ShellJob(CalcJob):
                 words[name] = _writable(value, f"{self.label}: {name}")
         for path, content in self.files.items():
             files[path] = content.format_map(words) if isinstance(content, str) else content
-        program = self._program(inputs, words)
-        argv = [program, *[word.format_map(words) for word in self.argv[1:]]]
+        code = given.get(CODE)
+        program = self.argv[0]
+        if isinstance(code, CodeValue) and (code != program or not code.is_plain):
+            # the code, where it is another one or more than what the command names
+            argv = [code, *(word.format_map(words) for word in self.argv[1:])]
+        elif program == _CODE_FIELD:
+            raise InputInvalid(f"{self.label}: {CODE}", code, "a code, as profile.load_code() gives it")
+        else:
+            argv = [word.format_map(words) for word in self.argv]
         stdin = None if self.stdin is None else self.stdin.format_map(words)
         return self._command(argv, files, stdin)
-
-    def _program(self, inputs: Any, words: Mapping[str, object]) -> str:
-        code = getattr(inputs, CODE, None)
-        if self.argv[0] == _CODE_FIELD:
-            if not isinstance(code, CodeValue):
-                raise InputInvalid(f"{self.label}: {CODE}", code, "a code, as profile.load_code() gives it")
-            return code
-        # What the template names, unless the code that was given is another one.
-        if isinstance(code, CodeValue) and (code != self.argv[0] or not code.is_plain):
-            return code
-        return self.argv[0].format_map(words)
 
     def _command(self, argv: Sequence[str], files: Mapping[str, str | bytes], stdin: str | None) -> Command:
         return Command(

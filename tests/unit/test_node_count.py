@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from math import ceil
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from grange.farm.errors import TaskRefused
+from grange.farm.local_pool import LocalPool
 from grange.farm.node_count import node_count, require_one_machine
-from grange.farm.task import Resources
+from grange.farm.task import Batch, CommandTask, Resources
 
 
 @pytest.mark.parametrize(
@@ -97,3 +99,12 @@ def test_one_machine_hands_out_cores_and_memory() -> None:
         require_one_machine(Resources(gpus=2), "the local pool")
     with pytest.raises(TaskRefused, match="asks for 2 nodes; the local pool is one machine"):
         require_one_machine(Resources(nodes=2), "the local pool")
+
+
+def test_the_local_pool_refuses_what_it_has_not(tmp_path: Path) -> None:
+    task = CommandTask("a", ("/bin/true",))
+    with LocalPool(tmp_path) as pool:
+        for resources in (Resources(gpus=1), Resources(nodes=2, cpus=2)):
+            with pytest.raises(TaskRefused, match="the local pool"):
+                pool.submit(Batch((task,), resources))
+        assert pool.outstanding == 0
