@@ -72,6 +72,8 @@ SERVER_S = 20.0
 BEAT_S = 10.0
 #: A worker whose server is gone waits so long for another one. Seconds.
 SERVER_GONE_S = 600.0
+#: Whoever serves says so this often; after three times that, another one may. Seconds.
+SERVE_S = 5.0
 #: A pool without work ends after so many seconds.
 POOL_IDLE_S = 30.0
 
@@ -433,8 +435,6 @@ class HyperQueue(Dispatcher):
             uid = self.server_uid()
             if uid is not None:
                 return uid
-            if self.settings.get("inside") and not self.settings.get("may_start"):
-                raise Refused("the HyperQueue server of this allocation is gone")
             self.start_server()
             until = time.monotonic() + SERVER_S
             while uid is None and time.monotonic() < until:
@@ -1098,29 +1098,94 @@ class Worker:
             sys.stderr.write("%s\n" % problem)
 
 
-def serve(folder: str) -> int:
-    """Inside an allocation of an account that may do nothing on the login node: run a HyperQueue server here,
-    and
-    see to what is put into the spool, until the allocation ends or nothing was to be done for a while."""
-    given: Json = read_json(os.path.join(folder, "allocation.json"))
-    work = os.path.dirname(os.path.dirname(folder))
-    ended: List[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _frame: ended.append(number))
-    with Locked(os.path.join(make_folder(given["server"]), "serve.lock")):
-        while not ended and not os.path.exists(os.path.join(folder, "stop")):
-            for name in names_in(os.path.join(work, "spool")):
-                run = os.path.join(work, "spool", name)
-                try:
-                    for word in advance(run, work):
-                        sys.stderr.write(word + "\n")
-                    unlink(os.path.join(run, "problem"))
-                except (Refused, OSError, ValueError) as problem:
-                    write_json(os.path.join(run, "problem"), str(problem))
-            until = time.monotonic() + 1.0
-            while not ended and time.monotonic() < until:
-                time.sleep(0.1)
-    return 0
+class Service:
+    """What the agent does on the login node elsewhere, inside the allocations of an account that may run
+    nothing there: a HyperQueue server, and an eye on what is put into the spool.
+
+    One allocation at a time serves: it says so in W/server/serve.json. When it ends, another one takes over,
+    with the same journal where there is one.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.given: Json = read_json(os.path.join(folder, "allocation.json"))
+        self.work = os.path.dirname(os.path.dirname(folder))
+        self.token = os.path.basename(folder)
+        self.path = os.path.join(make_folder(self.given["server"]), "serve.json")
+        self.settings = {**self.given, "dispatcher": self.given["hyperqueue"]}
+        self.ended: List[int] = []
+
+    def run(self) -> int:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, _frame: self.ended.append(number))
+        leads = False
+        while not self.over():
+            if leads or self.take():
+                leads = self.lead()
+            self.pause(1.0 if leads else SERVE_S)
+        if leads:
+            self.stop_server()
+            unlink(self.path)
+        return 0
+
+    def over(self) -> bool:
+        return bool(self.ended) or os.path.exists(os.path.join(self.folder, "stop"))
+
+    def pause(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while not self.over() and time.monotonic() < until:
+            time.sleep(0.1)
+
+    def take(self) -> bool:
+        """Become the one who serves, if nobody does."""
+        held = read_json(self.path)
+        if held is not None and held["token"] != self.token and age_s(self.path) < 3 * SERVE_S:
+            return False
+        self.say()
+        # Of two that saw it free, the last to write has it.
+        time.sleep(1.0)
+        held = read_json(self.path)
+        return held is not None and bool(held["token"] == self.token)
+
+    def say(self) -> None:
+        write_json(self.path, {"token": self.token, "node": runner.NODE, "time": time.time()})
+
+    def lead(self) -> bool:
+        """One round of service; False if another one has taken it."""
+        held = read_json(self.path)
+        if held is None or held["token"] != self.token:
+            return False
+        if age_s(self.path) > SERVE_S:
+            self.say()
+        try:
+            self.dispatcher().ensure_server()
+        except (Refused, OSError) as problem:
+            sys.stderr.write("%s\n" % problem)
+        for name in names_in(os.path.join(self.work, "spool")):
+            run = os.path.join(self.work, "spool", name)
+            try:
+                said = "; ".join(advance(run, self.work))
+            except (Refused, OSError, ValueError) as problem:
+                said = str(problem)
+            if not os.path.isdir(run):
+                continue
+            if said:
+                write_json(os.path.join(run, "problem"), said)
+            else:
+                unlink(os.path.join(run, "problem"))
+        return True
+
+    def dispatcher(self) -> HyperQueue:
+        made = dispatcher_of(self.settings, self.work)
+        assert isinstance(made, HyperQueue)
+        return made
+
+    def stop_server(self) -> None:
+        """It would outlive us where the scheduler does not look for what has left its session."""
+        try:
+            server({"work": self.work, "settings": self.settings, "do": "stop"})
+        except (Refused, OSError) as problem:
+            sys.stderr.write("%s\n" % problem)
 
 
 # --------------------------------------------------------------------------------------------------- the pool
@@ -1482,7 +1547,7 @@ def main(arguments: List[str]) -> int:
     if len(arguments) == 2 and arguments[0] == "worker":
         return Worker(os.path.abspath(arguments[1])).run()
     if len(arguments) == 2 and arguments[0] == "serve":
-        return serve(os.path.abspath(arguments[1]))
+        return Service(os.path.abspath(arguments[1])).run()
     if len(arguments) == 3 and arguments[0] == "pool":
         return run_pool(arguments[1], int(arguments[2]))
     if len(arguments) == 2 and arguments[0] == "wheel-server":

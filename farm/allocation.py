@@ -191,7 +191,7 @@ if ! grange_problem=$(mkdir "$grange_folder/{BEGUN}" 2>&1); then
 fi
 grange_stop() {{ : > "$grange_folder/{STOP}"; }}
 trap grange_stop TERM
-{worker} </dev/null &
+{_service(computer, paths)}{worker} </dev/null &
 grange_workers=$!
 grange_status=0
 wait "$grange_workers" || grange_status=$?
@@ -202,7 +202,23 @@ while [ "$grange_status" -gt 128 ] && kill -0 "$grange_workers" 2>/dev/null; do
 done
 # workers that were told to end have done so
 [ -e "$grange_folder/{STOP}" ] && grange_status=0
-"""
+{_end_of_service(computer)}"""
+
+
+def _service(computer: Computer, paths: AllocationPaths) -> str:
+    """Where the account may run nothing on the login node, HyperQueue's server runs beside the workers."""
+    if not computer.ssh.restricted:
+        return ""
+    return (
+        f'"$grange_python" {shlex.quote(paths.agent)} serve "$grange_folder" </dev/null &\n'
+        "grange_service=$!\n"
+    )
+
+
+def _end_of_service(computer: Computer) -> str:
+    if not computer.ssh.restricted:
+        return ""
+    return 'kill -TERM "$grange_service" 2>/dev/null\nwait "$grange_service"\n'
 
 
 def _program(path: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from grange.farm import runner
 from grange.farm.chunk import CLUSTER, Estimate, Sizing, chunk_sizes
 from grange.farm.chunk_folder import Fetch
 from grange.farm.cluster_spool import ClusterChunk, ClusterRun, chunks_with
@@ -29,6 +30,8 @@ from grange.farm.queue import Group, Queue
 from grange.farm.remote import Remote
 from grange.farm.result import ResultPack
 from grange.farm.spool import spool_errors
+from grange.farm.spool_by_files import FileSpool
+from grange.farm.spool_there import AgentSpool, SpoolThere
 from grange.farm.task import Batch, FunctionTask, Resources, Task
 from grange.farm.transport import Transport
 
@@ -47,6 +50,7 @@ TWIN_S = 15.0
 #: How often what the agent refuses is tried again, and after what time.
 REFUSALS = 4
 REFUSAL_PAUSE_S = 5.0
+CANCELLED_MESSAGE = "cancelled before it began"
 #: How many cores are reckoned with while none is known.
 CORES_GUESSED = 16
 #: A shipment holds at most so many bytes, or one chunk.
@@ -78,6 +82,14 @@ class ClusterExecutor:
     ) -> None:
         self.computer = computer
         self.remote = Remote(transport, computer)
+        self._there: SpoolThere = AgentSpool(self.remote)
+        if self.remote.restricted:
+            if computer.hyperqueue == "none":
+                raise ExecutorUnavailable(
+                    f"{computer.label}: a restricted account needs HyperQueue, which runs inside its allocations: "
+                    f"grange computer edit {computer.label} --hyperqueue hq"
+                )
+            self._there = FileSpool(self.remote, lambda: self._closing)
         self._root = Path(spool_root)
         self._fetch = fetch
         self._expected = expected_cores
@@ -220,12 +232,8 @@ class ClusterExecutor:
         with self._changed:
             waiting = self._queue.take_out(wanted)
             if waiting:
-                from grange.farm import runner
-
                 results = [
-                    runner.result_of(
-                        {"id": task.id, "attempt": task.attempt}, "cancelled", "cancelled before it was sent"
-                    )
+                    runner.result_of({"id": task.id, "attempt": task.attempt}, "cancelled", CANCELLED_MESSAGE)
                     for task in waiting
                 ]
                 self._ready.append(self._own.pack_of(results, len(results)))
@@ -245,7 +253,7 @@ class ClusterExecutor:
             idle = [run for run in self._runs.values() if not run.chunks]
             if idle and not self._error:
                 with contextlib.suppress(FarmError):
-                    self.remote.ask("sweep", {"runs": [run.name for run in idle]}, 30.0)
+                    self._there.sweep([run.name for run in idle])
             for run in self._runs.values():
                 run.close()
             self._runs.clear()
@@ -495,16 +503,9 @@ class ClusterExecutor:
             busy = any(
                 chunk.sent and not chunk.ended for run in runs.values() for chunk in run.chunks.values()
             )
-        answer = self.remote.ask(
-            "poll",
-            {
-                "runs": sorted(runs),
-                "seen": seen,
-                "drop": dropped,
-                "wait_s": WAIT_S if busy else 0.0,
-                "gather_s": GATHER_S,
-            },
-            WAIT_S + 90.0,
+        self.remote.prepare()
+        news = self._there.poll(
+            runs.keys(), seen=seen, dropped=dropped, wait_s=WAIT_S if busy else 0.0, gather_s=GATHER_S
         )
         with self._changed:
             for name, run in runs.items():
@@ -512,10 +513,10 @@ class ClusterExecutor:
                 run.dropped.difference_update(dropped.get(name, ()))
             self._asked = True
             if self.computer.hyperqueue != "none":
-                self._cores = int(answer["cores"])
-        broken = [f"the node {name} is broken and gets nothing more" for name in answer["broken"]]
-        self._note(*answer["problems"], *broken)
-        for name, marks in answer["marks"].items():
+                self._cores = news.cores
+        broken = [f"the node {name} is broken and gets nothing more" for name in news.broken]
+        self._note(*news.problems, *broken)
+        for name, marks in news.marks.items():
             self._take(runs[name], marks)
 
     def _has_business(self) -> bool:
@@ -585,8 +586,25 @@ class ClusterExecutor:
             run: {name: tasks for name, tasks in chunks.items() if (run, name) not in unsent}
             for run, chunks in meant.items()
         }
-        if any(sent.values()):
-            self.remote.ask("cancel", {"chunks": {run: chunks for run, chunks in sent.items() if chunks}})
+        if not any(sent.values()):
+            return
+        self.remote.prepare()
+        withdrawn = self._there.cancel({run: chunks for run, chunks in sent.items() if chunks})
+        with self._changed:
+            for name, names in withdrawn.items():
+                for chunk in [self._runs[name].chunks[chunk] for chunk in names]:
+                    results = [
+                        runner.result_of(
+                            {"id": task_id, "attempt": chunk.attempts[task_id]},
+                            "cancelled",
+                            CANCELLED_MESSAGE,
+                        )
+                        for task_id in sorted(chunk.open_ids)
+                    ]
+                    self._ready.append(self._own.pack_of(results, len(results)))
+                    chunk.open_ids.clear()
+                    self._runs[name].end(chunk.name)
+            self._changed.notify_all()
 
 
 def _parts(chunks: Sequence[ClusterChunk]) -> list[list[ClusterChunk]]:

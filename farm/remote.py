@@ -56,6 +56,11 @@ class Remote:
         """The command line of the agent, up to its command."""
         return [self.computer.python, f"{self.code_dir}/agent.py"]
 
+    @property
+    def restricted(self) -> bool:
+        """Whether the account may run next to nothing: our agent is at work in allocations only."""
+        return self.computer.ssh.restricted and self.computer.transport != "local"
+
     def spool_dir(self, run: str) -> str:
         """The folder of a run there."""
         return f"{self.work_dir}/spool/{run}"
@@ -91,6 +96,9 @@ class Remote:
                 (complete,) = self.transport.read([f"{self.code_dir}/{COMPLETE}"])
                 if complete is None:
                     self._send()
+                if self.restricted:
+                    self._prepared = {}  # nobody there may be asked
+                    return self._prepared
                 self._prepared = self._ask("hello", {"settings": self.settings}, 60.0)
                 if problem := self._prepared.get("hq_problem"):
                     raise ExecutorUnavailable(f"{self.computer.label}: {problem}")
