@@ -133,6 +133,9 @@ class OpenSshTransport(SftpTransport):
                     ) from None
                 raise
 
+    def _doubt(self) -> None:
+        self._is_seen = False
+
     def _is_current(self, session: SftpSession) -> bool:
         return isinstance(session, _PipeSession) and session.lives
 

@@ -22,7 +22,9 @@ _IN_HOME = ("squeue", "sacct", "whoami", "echo")
 #: Times as the reader of squeue expects them; the forced command wants to see this before squeue.
 _SQUEUE_TIMES = "SLURM_TIME_FORMAT='standard' "
 #: Refused wherever they stand, in quotes too. Runs of blanks are squeezed to one, in quotes too.
-_FORBIDDEN = ("..", ";", "|", "&&", "\n", "  ", "\t")
+_FORBIDDEN = ("..", ";", "|", "&", "\n", "  ", "\t")
+#: A folder stands bare, or in one pair of quotes.
+_FORBIDDEN_IN_FOLDER = (*_FORBIDDEN, " ", "'", '"')
 _REFUSAL = re.compile(rb"^\s*(Command rejected by[^\n]*)")
 
 
@@ -105,7 +107,7 @@ def restricted_line(label: str, argv: Sequence[str], folder: str) -> str:
     The blanks inside the brackets have to be there, and the program stands bare.
     """
     for word in (*argv, folder):
-        for forbidden in _FORBIDDEN:
+        for forbidden in _FORBIDDEN_IN_FOLDER if word is folder else _FORBIDDEN:
             if forbidden in word:
                 raise CommandRefused(
                     label,

@@ -1,7 +1,7 @@
 """Files over SFTP, plural: what is asked of many files is asked at once, and all wait together.
 
-Functions take a session and what the Transport's methods take. Where some files fail, the others are done,
-and the first failure is raised.
+Functions take a session and what the Transport's methods take. Where a file fails, its failure is raised when
+those that were under way with it are done.
 """
 
 from __future__ import annotations
@@ -153,7 +153,6 @@ def get(session: SftpSession, computer: str, files: Sequence[tuple[str, Path]]) 
     folders = {target.parent for _, target in files}
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
-    failure: TransportFailed | None = None
     for group in _groups(files):
         targets: dict[int, WholeFile] = {}
 
@@ -165,17 +164,16 @@ def get(session: SftpSession, computer: str, files: Sequence[tuple[str, Path]]) 
 
         try:
             answers = _fetch(session, [path for path, _ in group], sink)
-            for at, ((path, _), answer) in enumerate(zip(group, answers, strict=True)):
+            for at, answer in enumerate(answers):
                 if answer is None:
                     targets[at].commit()
-                elif failure is None:
-                    failure = _refusal_to_read(computer, path, answer)
         finally:
             for target in targets.values():
                 target.abandon()
+        for (path, _), answer in zip(group, answers, strict=True):
+            if answer is not None:
+                raise _refusal_to_read(computer, path, answer)
     sync_folders(folders)
-    if failure is not None:
-        raise failure
 
 
 def read(session: SftpSession, computer: str, paths: Sequence[str]) -> list[bytes | None]:

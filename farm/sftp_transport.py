@@ -42,6 +42,9 @@ class SftpTransport:
     def _is_current(self, session: SftpSession) -> bool:
         """Whether a session belongs to a connection that lives."""
 
+    def _doubt(self) -> None:
+        """A session was lost: see to the connection before the next use of it."""
+
     def put(self, files: Sequence[tuple[Path | bytes, str]], *, mode: int = 0o600) -> None:
         """Send files (or contents), each whole or not at all: under a temporary name, then renamed."""
         if files:
@@ -103,6 +106,7 @@ class SftpTransport:
                 yield session
             except TransportUnavailable:
                 session.broken = True
+                self._doubt()
                 raise
             except TransportFailed:
                 raise

@@ -102,13 +102,16 @@ class SshTransport(SftpTransport):
 
     def _channel(self, connection: SshConnection) -> Channel:
         """A channel; a server that has none left now is asked again."""
-        from paramiko import ChannelException, SSHException
+        from paramiko import SSHException
 
         deadline = time.monotonic() + _CHANNEL_PATIENCE_S
         while True:
             try:
                 return connection.channel(ANSWER_PATIENCE_S)
-            except ChannelException as error:
+            except SSHException as error:
+                # Of several refusals at once, paramiko tells one thread which it was.
+                if not connection.is_alive:
+                    raise self._lost(error) from error
                 # The idle sessions of ours may be those that are too many (MaxSessions).
                 self._close_sessions()
                 if time.monotonic() > deadline:
@@ -116,7 +119,7 @@ class SshTransport(SftpTransport):
                         self._label, f"the server takes no further channel ({error}): see its MaxSessions"
                     ) from error
                 time.sleep(0.2)
-            except (SSHException, EOFError, OSError) as error:
+            except (EOFError, OSError) as error:
                 raise self._lost(error) from error
 
     def _run(self, channel: Channel, line: str, stdin: bytes, deadline: float) -> Completed:
