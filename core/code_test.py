@@ -106,7 +106,7 @@ def _engine(command: str) -> str:
     except ValueError:
         words = command.split()
     rest = [word for word in words if word != "env" and not _ASSIGNMENT.match(word)]
-    return rest[0] if rest else ""
+    return (rest or words or [""])[0]
 
 
 def _programs(
