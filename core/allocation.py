@@ -50,6 +50,7 @@ class Allocation:
     cores_per_node: int | None
     walltime_s: int
     idle_s: int
+    by_policy: bool
     submitted_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
@@ -88,7 +89,7 @@ class Allocation:
 
 _COLUMNS = """
 a.id, a.computer_id, c.label, a.token, a.job_id, a.state::text, a.nodes, a.cores_per_node, a.walltime_s,
-a.idle_s, a.submitted_at, a.started_at, a.ended_at, a.reason,
+a.idle_s, a.by_policy, a.submitted_at, a.started_at, a.ended_at, a.reason,
 extract(epoch FROM coalesce(a.ended_at, now()) - a.started_at)::float8,
 EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.granted
         AND l.classid::bigint = %(lock)s AND l.objid::bigint = a.id
@@ -162,7 +163,12 @@ def lock_queue(cursor: Cursor, computer_id: int) -> None:
 
 
 def reserve(
-    cursor: Cursor, computer_id: int, computer: Computer, requests: Sequence[AllocationRequest]
+    cursor: Cursor,
+    computer_id: int,
+    computer: Computer,
+    requests: Sequence[AllocationRequest],
+    *,
+    by_policy: bool = False,
 ) -> list[int]:
     """Rows for allocations that are about to be submitted by this session; returns their ids.
 
@@ -187,11 +193,12 @@ def reserve(
     with translated():
         for request in requests:
             cursor.execute(
-                "INSERT INTO allocation (computer_id, token, nodes, cores_per_node, walltime_s, idle_s)"
-                " VALUES (%s, %s, %s, %s, %s, %s) RETURNING id",
+                "INSERT INTO allocation"
+                " (computer_id, token, nodes, cores_per_node, walltime_s, idle_s, by_policy)"
+                " VALUES (%s, %s, %s, %s, %s, %s, %s) RETURNING id",
                 (
                     *(computer_id, request.token, request.nodes, request.cores_per_node),
-                    *(request.walltime_s, request.idle_s),
+                    *(request.walltime_s, request.idle_s, by_policy),
                 ),
             )
             (id_,) = cursor.fetchone() or (0,)

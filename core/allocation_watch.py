@@ -23,6 +23,7 @@ from grange.core.site import Site, reached
 from grange.farm.allocation import AllocationRequest, request_on
 from grange.farm.allocation_policy import OpenAllocation, Start, Stop, decide
 from grange.farm.errors import FarmError
+from grange.farm.slurm import time_text
 
 #: Seconds between two looks at a computer.
 EVERY_S = 15.0
@@ -137,7 +138,9 @@ def follow(profile: Profile, site: Site) -> list[WatchEvent]:
     Errors: those of Transport; SchedulerRefused where Slurm does not answer; DatabaseUnavailable.
     """
     label = site.computer.label
-    events = [_changed(change.after) for change in launcher.refresh(profile, site)]
+    # Why a job waits changes with every look; what it is does not.
+    changes = launcher.refresh(profile, site)
+    events = [_changed(change.after) for change in changes if change.before.state != change.after.state]
     with profile.transaction() as cursor:
         stored = policies.find(cursor, site.id, site.computer)
     if stored is None:
@@ -194,7 +197,9 @@ def _decide(profile: Profile, site: Site, *, reserve: bool = False) -> _Decided:
             if isinstance(command, Start)
             for _ in range(command.count)
         ]
-        ids = rows.reserve(cursor, site.id, site.computer, requests) if reserve and requests else []
+        ids = []
+        if reserve and requests:
+            ids = rows.reserve(cursor, site.id, site.computer, requests, by_policy=True)
     return _Decided([command for command in commands if isinstance(command, Stop)], requests, ids)
 
 
@@ -205,7 +210,7 @@ def _start(profile: Profile, site: Site) -> list[WatchEvent]:
         return []
     started = launcher.submit(profile, site, decided.ids, decided.requests)
     events = [
-        _event(label, "started", f"allocation {one.id}: {one.nodes} nodes for {one.walltime_s} s", one)
+        _event(label, "started", f"allocation {one.id} submitted: {_size(one)}", one)
         for one in started.allocations
         if one.job_id
     ]
@@ -222,7 +227,12 @@ def _open(one: Allocation) -> OpenAllocation:
         left_s=one.left_s or 0.0,
         idle_s=one.idle_s,
         walltime_s=one.walltime_s,
+        by_policy=one.by_policy,
     )
+
+
+def _size(one: Allocation) -> str:
+    return f"{one.nodes} {'node' if one.nodes == 1 else 'nodes'} for {time_text(one.walltime_s)}"
 
 
 def _changed(one: Allocation) -> WatchEvent:

@@ -51,7 +51,7 @@ class Policy:
 class OpenAllocation:
     """An allocation that is queued or runs. left_s: of its walltime, all of it while it is queued.
 
-    Units: seconds.
+    by_policy: a policy started it; what a person started is not stopped by one. Units: seconds.
     """
 
     id: int
@@ -60,6 +60,7 @@ class OpenAllocation:
     left_s: float
     idle_s: int
     walltime_s: int
+    by_policy: bool = True
 
     @property
     def is_kept(self) -> bool:
@@ -137,7 +138,7 @@ def _surplus(policy: Policy, allocations: Sequence[OpenAllocation], backlog: Bac
     staying = list(allocations)
     surplus = []
     for one in sorted(allocations, key=lambda one: -one.id):
-        if one.state != "queued":
+        if one.state != "queued" or not one.by_policy:
             continue
         others = [other for other in staying if other is not one]
         is_needed = (one.is_kept and _kept(staying) <= policy.min_allocations) or (

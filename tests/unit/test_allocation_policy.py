@@ -77,6 +77,7 @@ def allocation(number: int, state: str = "running", **more: object) -> OpenAlloc
             "one of two queued is enough",
             POLICY, [allocation(1, "queued"), allocation(2, "queued")], Backlog(tasks=8), 20, [Stop(2)],
         ),
+        ("a person started it", POLICY, [allocation(1, "queued", by_policy=False)], Backlog(), 20, []),
         ("running ones are never stopped", POLICY, [allocation(1), allocation(2)], Backlog(), 20, []),
         ("two are kept", replace(POLICY, min_allocations=2), [], Backlog(), 20, [Start(2, 3600)]),
         (

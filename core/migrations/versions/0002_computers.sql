@@ -28,6 +28,8 @@ CREATE TABLE allocation (
     cores_per_node integer,
     walltime_s integer NOT NULL CHECK (walltime_s > 0),
     idle_s integer NOT NULL DEFAULT 300 CHECK (idle_s > 0),
+    -- started by a policy, which may cancel it while it is queued; what a person started, a person stops
+    by_policy boolean NOT NULL DEFAULT false,
     submitted_at timestamptz NOT NULL DEFAULT now(),
     started_at timestamptz,
     ended_at timestamptz,
