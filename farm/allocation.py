@@ -218,7 +218,7 @@ def _service(computer: Computer, paths: AllocationPaths) -> str:
 def _end_of_service(computer: Computer) -> str:
     if not computer.ssh.restricted:
         return ""
-    return 'kill -TERM "$grange_service" 2>/dev/null\nwait "$grange_service"\n'
+    return 'kill -TERM "$grange_service" 2>/dev/null || :\nwait "$grange_service" || :\n'
 
 
 def _program(path: str) -> str:

@@ -21,7 +21,7 @@ from grange.core import computer as computers
 from grange.core.allocation import Allocation
 from grange.core.errors import InputInvalid
 from grange.core.profile import Profile, open_profile
-from grange.core.site import Site
+from grange.core.site import Site, reached
 from grange.farm.allocation import AllocationRequest, request_on
 from grange.farm.allocation_policy import Policy
 from grange.farm.computer import Computer
@@ -227,6 +227,31 @@ def test_what_allocations_cannot_be_on(profile: Profile, make_site: Callable[...
         site = make_site(**changes)
         with pytest.raises(InputInvalid, match=message):
             launcher.start(profile, site, requests(site))
+
+
+def test_an_account_that_may_not_cancel_leaves_a_mark(
+    profile: Profile, cluster: Cluster, make_site: Callable[..., Site]
+) -> None:
+    computer = cluster.restricted_computer(f"restricted{os.getpid()}", directives=("--begin=now+8",))
+    with profile.transaction() as cursor:
+        stored = computers.add(cursor, computer, user_id=profile.user_id)
+    with reached(profile, stored.computer.label) as site:
+        one, two = launcher.start(profile, site, requests(site, 2)).allocations
+        launcher.stop(profile, site, [two.id])
+        # nobody can take it out of the queue; when its turn comes, it ends at once
+        (left,) = launcher.wait_for_end(profile, site, [two.id], grace_s=0.5)
+        assert left.is_stopping
+        (two,) = wait_for(profile, site, [two.id], "cancelled")
+        assert two.reason == "stopped"
+        assert launcher.workers(site, [two])[two.id] == []
+
+        wait_for(profile, site, [one.id], "running")
+        wait_for_workers(site, one)
+        launcher.stop(profile, site, [one.id])
+        assert launcher.wait_for_end(profile, site, [one.id]) == []
+        (one,) = look(profile, site, [one.id])
+        assert (one.state, one.reason) == ("cancelled", "stopped")
+        assert {worker["reason"] for worker in launcher.workers(site, [one])[one.id]} == {"stopped"}
 
 
 # ---------------------------------------------------------------- bounds

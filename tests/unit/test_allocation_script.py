@@ -23,7 +23,7 @@ from grange.farm.allocation import (
     settings_text,
     term_before_s,
 )
-from grange.farm.computer import Computer
+from grange.farm.computer import Computer, SshSettings
 
 PATHS = AllocationPaths("/home/rita/grange", "/home/rita/grange/bin/0a1b")
 REQUEST = AllocationRequest(token="abc", walltime_s=7200)
@@ -195,6 +195,16 @@ def test_of_two_jobs_of_one_allocation_the_first_to_begin_is_it(tmp_path: Path, 
     assert Started(tmp_path, shell).end() == (0, [])
     first.shell.send_signal(signal.SIGTERM)
     assert first.end() == (0, ["worker loaded", "appended 0"])
+
+
+@shells
+def test_where_nothing_runs_on_the_login_node_the_service_ends_with_the_workers(
+    tmp_path: Path, shell: str
+) -> None:
+    restricted = replace(COMPUTER, ssh=SshSettings(restricted=True))
+    status, said = Started(tmp_path, shell, restricted, lasts_s=0.3, status=5).end()
+    assert status == 5
+    assert sorted(said) == ["appended 5", "serve loaded", "worker loaded"]
 
 
 def test_a_folder_that_cannot_be_written_is_a_failure(tmp_path: Path) -> None:
