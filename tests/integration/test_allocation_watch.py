@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -202,8 +203,6 @@ def test_trouble_with_one_computer_is_told_once_and_the_other_is_looked_after(
 
 
 def test_two_who_watch_start_no_more_than_one(profile: Profile, make_site: Callable[..., Site]) -> None:
-    import threading
-
     from grange.core.profile import open_profile
 
     site = make_site()
@@ -229,3 +228,43 @@ def test_two_who_watch_start_no_more_than_one(profile: Profile, make_site: Calla
     assert trouble == []
     assert len(allocations(profile, site)) == 2
     assert ended(profile, site) == []
+
+
+def double(x: int) -> int:
+    return 2 * x
+
+
+@pytest.mark.slow
+def test_a_campaign_gets_the_allocations_that_it_needs(
+    profile: Profile, make_site: Callable[..., Site]
+) -> None:
+    from grange.core.campaign import Campaign
+    from grange.core.profile import open_profile
+
+    site = make_site()
+    write(profile, site, max_allocations=2, walltime_s=600, idle_s=5)
+    followed: list[WatchEvent] = []
+    done = threading.Event()
+
+    def keep_following() -> None:
+        with open_profile(profile.home) as mine, reached(mine, site.computer.label) as there:
+            while not done.is_set() or allocations(mine, there):
+                followed.extend(follow(mine, there))
+                time.sleep(0.5)
+
+    follower = threading.Thread(target=keep_following)
+    follower.start()
+    try:
+        doubles = Campaign("doubles", profile)
+        doubles.map(double, x=list(range(500)))
+        doubles.run(executor=site.computer.label, progress=False)
+        assert sorted(doubles.results()["result"]) == [2 * x for x in range(500)]
+    finally:
+        done.set()
+        follower.join(60)
+    assert not follower.is_alive()
+    told = [event.event for event in followed]
+    assert 1 <= told.count("started") <= 2
+    assert {"refused", "held", "trouble"}.isdisjoint(told)
+    assert {one.state for one in ended(profile, site)} <= {"ended", "cancelled"}
+    assert "ended" in {one.state for one in ended(profile, site)}
