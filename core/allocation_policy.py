@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 from grange.core.database import Cursor, translated
 from grange.core.errors import InputInvalid
+from grange.core.resources import resources_of_attributes
 from grange.core.worker import CAMPAIGN_LOCK
-from grange.farm.allocation_policy import Backlog, Policy
+from grange.farm.allocation_policy import Backlog, Policy, cores_taken
 from grange.farm.computer import Computer
 
 #: Of so many results it is learned how long a task takes.
 _MEASURED = 200
+#: Of so many tasks it is looked what they need.
+_LOOKED_AT = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +136,7 @@ def is_held_for_good(policy: Policy) -> bool:
 # lately: of those before the first that is unfinished, else of the first ones, so that a million rows are
 # not read. A campaign says in its extras where it is run, and it is being run while somebody holds its
 # lock: what nobody hands over must not keep allocations waiting for it.
-_BACKLOG = """
+_HERE = """
 WITH here AS (
     SELECT g.id FROM "group" g
     WHERE g.type_string = 'campaign'
@@ -141,7 +144,10 @@ WITH here AS (
       AND EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.granted
                   AND l.classid::bigint = %(lock)s AND l.objid::bigint = g.id
                   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))
-), unfinished AS (
+)
+"""
+_BACKLOG = f"""
+{_HERE}, unfinished AS (
     SELECT here.id, count(*) AS tasks, min(p.node_id) AS first
     FROM here JOIN process p ON p.campaign_id = here.id
     WHERE p.state IN ('created', 'waiting', 'running') AND NOT p.paused GROUP BY here.id
@@ -160,12 +166,29 @@ LEFT JOIN LATERAL (
         SELECT wall_s FROM process p WHERE p.campaign_id = u.id
         ORDER BY p.node_id LIMIT 10 * %(measured)s) AS p
 ) AS first ON true
-"""
+"""  # noqa: S608
 
 
-def backlog(cursor: Cursor, computer_id: int) -> Backlog:
+# What the next tasks of those campaigns need.
+_NEEDS = f"""
+{_HERE}
+SELECT next.attributes FROM here CROSS JOIN LATERAL (
+    SELECT jsonb_build_object('resources', n.attributes -> 'resources',
+                              'max_memory_kb', n.attributes -> 'max_memory_kb') AS attributes
+    FROM process p JOIN node n ON n.id = p.node_id
+    WHERE p.campaign_id = here.id AND p.state IN ('created', 'waiting', 'running') AND NOT p.paused
+    ORDER BY p.node_id LIMIT %(looked_at)s) AS next
+"""  # noqa: S608
+
+
+def backlog(cursor: Cursor, computer_id: int, computer: Computer) -> Backlog:
     """What campaigns that are being run on a computer have to compute yet, the running included."""
     with translated():
         cursor.execute(_BACKLOG, {"computer": computer_id, "lock": CAMPAIGN_LOCK, "measured": _MEASURED})
         tasks, task_s = cursor.fetchone() or (0, None)
-    return Backlog(tasks=tasks, task_s=task_s)
+        if not tasks:
+            return Backlog()
+        cursor.execute(_NEEDS, {"computer": computer_id, "lock": CAMPAIGN_LOCK, "looked_at": _LOOKED_AT})
+        needs = [cores_taken(resources_of_attributes(row[0]), computer) for row in cursor.fetchall()]
+    cores = math.ceil(sum(needs) / len(needs)) if needs else 1
+    return Backlog(tasks=tasks, cores=cores, task_s=task_s)

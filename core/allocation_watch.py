@@ -180,7 +180,7 @@ def _decide(profile: Profile, site: Site, *, reserve: bool = False) -> _Decided:
         if stored is None:
             return _Decided([], [], [])
         open_ = rows.open_allocations(cursor, site.id)
-        backlog = policies.backlog(cursor, site.id)
+        backlog = policies.backlog(cursor, site.id, site.computer)
         stopping = sum(one.is_stopping for one in open_)
         bound = min(stored.policy.max_allocations, site.computer.max_allocations)
         policy = replace(stored.policy, max_allocations=max(bound - stopping, 0))

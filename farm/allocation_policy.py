@@ -12,7 +12,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from grange.farm.computer import Computer
 from grange.farm.slurm import JobState
+from grange.farm.task import Resources
 
 #: Seconds of pause after the first failure in a row, and at most.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 60, 3600
@@ -78,6 +80,26 @@ class Backlog:
     tasks: int = 0
     cores: int = 1
     task_s: float | None = None
+
+
+def cores_taken(needs: Resources, computer: Computer) -> int:
+    """How many cores a task keeps from others: those that it uses, or the share of its memory or GPUs.
+
+    A task that needs half of a node's memory takes half of its cores.
+    """
+    cores = computer.cores_per_node
+    if cores is None:
+        return needs.cpus
+    shares = [
+        (part or 0) / whole * cores
+        for part, whole in (
+            (needs.memory_mb, computer.memory_mb_per_node),
+            (needs.gpus, computer.gpus_per_node),
+        )
+        if whole
+    ]
+    whole_nodes = (needs.nodes or 0) * cores if (needs.nodes or 1) > 1 else 0
+    return max(needs.cpus, whole_nodes, *(math.ceil(share) for share in shares), 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -309,7 +309,7 @@ def scale(
                 policy = _changed(policy, min_allocations=most)
             policies.write(cursor, site.id, site.computer, policy)
             stored = policies.find(cursor, site.id, site.computer)
-        waiting = policies.backlog(cursor, site.id)
+        waiting = policies.backlog(cursor, site.id, site.computer)
     if stored is None:
         raise Refused(
             f"nothing was said yet about the allocations of {computer}",

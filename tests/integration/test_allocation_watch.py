@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -19,9 +20,11 @@ from grange.core.allocation import Allocation
 from grange.core.allocation_watch import WatchEvent, follow, watch
 from grange.core.errors import InputInvalid
 from grange.core.profile import Profile
+from grange.core.resources import attributes_of_resources
 from grange.core.site import Site, reached
 from grange.core.worker import lock_campaign, unlock_campaign
 from grange.farm.allocation_policy import Backlog, Policy
+from grange.farm.task import Resources
 
 
 @pytest.fixture
@@ -99,7 +102,7 @@ def campaign(
 
 def backlog(profile: Profile, site: Site) -> Backlog:
     with profile.transaction() as cursor:
-        return policies.backlog(cursor, site.id)
+        return policies.backlog(cursor, site.id, site.computer)
 
 
 def test_the_backlog_is_that_of_campaigns_which_are_run_there(
@@ -107,12 +110,30 @@ def test_the_backlog_is_that_of_campaigns_which_are_run_there(
 ) -> None:
     site = make_site()
     assert backlog(profile, site) == Backlog()
-    with campaign(profile, site.computer.label, 30):
+    with campaign(profile, site.computer.label, 30) as there:
         assert backlog(profile, site) == Backlog(tasks=30)
         with campaign(profile, site.computer.label, 10, done=500, wall_s=4.0):
             assert backlog(profile, site) == Backlog(tasks=40, task_s=4.0)
         with campaign(profile, "elsewhere", 10):
             assert backlog(profile, site) == Backlog(tasks=30)
+        with profile.transaction() as cursor:
+            cursor.execute("SELECT min(node_id) FROM process WHERE campaign_id = %s", (there,))
+            (first,) = cursor.fetchone() or (0,)
+            attributes = attributes_of_resources(
+                Resources(cpus=2, memory_mb=site.computer.memory_mb_per_node)
+            )
+            cursor.execute(
+                "INSERT INTO node (id, uuid, kind, user_id, node_type, attributes)"
+                " SELECT nextval('node_id'), gen_random_uuid(), kind, user_id, node_type, %s"
+                " FROM node WHERE id = %s RETURNING id",
+                (json.dumps(attributes), first),
+            )
+            cursor.execute(
+                "INSERT INTO process (node_id, label, campaign_id, state) VALUES (%s, 'f', %s, 'waiting')",
+                (*(cursor.fetchone() or (0,)), there),
+            )
+        # 30 of one core, and one that keeps all four of a node from others by its memory: more than one each
+        assert backlog(profile, site) == Backlog(tasks=31, cores=2)
     assert backlog(profile, site) == Backlog()  # nobody hands it over any more
 
 

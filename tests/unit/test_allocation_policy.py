@@ -21,8 +21,11 @@ from grange.farm.allocation_policy import (
     Stop,
     after_failure,
     after_success,
+    cores_taken,
     decide,
 )
+from grange.farm.computer import Computer
+from grange.farm.task import Resources
 
 POLICY = Policy(min_allocations=0, max_allocations=4, nodes=2, cores_per_node=8, walltime_s=3600, idle_s=300)
 
@@ -119,6 +122,27 @@ def test_failures_in_a_row_pause_for_longer_and_longer_and_then_for_good() -> No
         policy = replace(policy, held_until_s=0.0)
     assert pauses == [60, 120, 240, 480, 960, 1920, LONGEST_PAUSE_S, math.inf]
     assert after_success(replace(policy, held_until_s=math.inf)) == POLICY
+
+
+NODE = Computer(label="lumi", cores_per_node=64, memory_mb_per_node=256_000, gpus_per_node=4)
+
+
+@pytest.mark.parametrize(
+    ("needs", "computer", "cores"),
+    [
+        (Resources(), NODE, 1),
+        (Resources(cpus=8), NODE, 8),
+        (Resources(memory_mb=128_000), NODE, 32),
+        (Resources(memory_mb=128_001), NODE, 33),
+        (Resources(cpus=2, gpus=1), NODE, 16),
+        (Resources(cpus=128, nodes=3), NODE, 192),
+        (Resources(cpus=4, nodes=1), NODE, 4),
+        (Resources(cpus=3, memory_mb=999_999, gpus=9), Computer(label="unknown"), 3),
+        (Resources(gpus=1), replace(NODE, gpus_per_node=0, memory_mb_per_node=None), 1),
+    ],
+)
+def test_what_a_task_keeps_from_others(needs: Resources, computer: Computer, cores: int) -> None:
+    assert cores_taken(needs, computer) == cores
 
 
 # ---------------------------------------------------------------- a cluster, simulated
