@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from grange.core import allocation as rows
@@ -36,8 +36,6 @@ from grange.farm.errors import CommandRefused, SchedulerRefused
 LOST_AFTER_S = 60.0
 #: So long workers may take to end in order before their job is cancelled. Seconds.
 GRACE_S = 45.0
-#: Of the end of a log so much is shown. Bytes.
-LOG_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +148,7 @@ def refresh(profile: Profile, site: Site, *, lost_after_s: float = LOST_AFTER_S)
     if surplus:
         _cancel(site, slurm.cancel_argv(surplus, queued_only=True))
     observed = [rows.observe(one, jobs.get(one.id), lost_after_s=lost_after_s) for one in watched]
-    news = [one for one in observed if one is not None]
+    news = _with_reasons(site, watched, [one for one in observed if one is not None])
     if not news:
         return []
     with profile.transaction() as cursor:
@@ -164,6 +162,21 @@ def refresh(profile: Profile, site: Site, *, lost_after_s: float = LOST_AFTER_S)
             _record_outcome(cursor, site, failed=None)
     before = {one.id: one for one in watched}
     return [Change(before[one.id], one) for one in after]
+
+
+def _with_reasons(
+    site: Site, watched: Sequence[Allocation], news: Sequence[rows.Observed]
+) -> list[rows.Observed]:
+    """Let those that ended by themselves tell why: that their workers were idle, for example."""
+    ended = {one.id for one in news if one.state == "ended" and not one.reason}
+    if not ended:
+        return list(news)
+    said = workers(site, [one for one in watched if one.id in ended])
+    reasons = {
+        id_: "; ".join(sorted({str(worker["reason"]) for worker in those if worker.get("reason")}))
+        for id_, those in said.items()
+    }
+    return [replace(one, reason=reasons[one.id]) if one.id in ended else one for one in news]
 
 
 def chosen(
@@ -286,14 +299,6 @@ def _cancel(site: Site, argv: list[str] | None) -> None:
 # ---------------------------------------------------------------- looking in
 
 
-@dataclass(frozen=True, slots=True)
-class Log:
-    """What an allocation said, and what its workers say of themselves."""
-
-    text: str
-    workers: list[dict[str, Any]]
-
-
 def workers(site: Site, allocations: Sequence[Allocation]) -> dict[int, list[dict[str, Any]]]:
     """What the workers of allocations say of themselves, by the allocation's id."""
     folders = [site.paths.folder(one.token) for one in allocations]
@@ -315,9 +320,11 @@ def workers(site: Site, allocations: Sequence[Allocation]) -> dict[int, list[dic
     return said
 
 
-def log(site: Site, one: Allocation) -> Log:
-    """The end of an allocation's log, and its workers."""
-    path = f"{site.paths.folder(one.token)}/{LOG}"
-    (content,) = site.remote.transport.read([path])
-    text = (content or b"")[-LOG_BYTES:].decode(errors="replace")
-    return Log(text, workers(site, [one])[one.id])
+def logs(site: Site, one: Allocation) -> dict[str, bytes]:
+    """What an allocation's job said, and each of its workers, by the names of their files."""
+    folder = site.paths.folder(one.token)
+    (entries,) = site.remote.transport.list([folder])
+    names = [entry.name for entry in entries or () if entry.name == LOG or entry.name.endswith(".log")]
+    names.sort(key=lambda name: (name != LOG, name))
+    contents = site.remote.transport.read([f"{folder}/{name}" for name in names])
+    return {name: content for name, content in zip(names, contents, strict=True) if content}

@@ -344,15 +344,12 @@ def log(ctx: click.Context, allocation: int, follow: bool) -> None:
         with profile.transaction() as cursor:
             (one,) = rows.find(cursor, [allocation])
         with reached(profile, one.computer) as site:
-            shown = 0
+            shown: dict[str, int] = {}
             while True:
                 launcher.refresh(profile, site)
                 with profile.transaction() as cursor:
                     (one,) = rows.find(cursor, [allocation])
-                text = launcher.log(site, one).text
-                # of a log that was cut at its beginning, all that is new to us
-                click.echo(text[shown:] if len(text) >= shown else text, nl=False)
-                shown = len(text)
+                view.print_logs(launcher.logs(site, one), shown)
                 if not follow or not one.is_open:
                     break
                 time.sleep(_FOLLOW_S)

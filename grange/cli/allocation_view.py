@@ -147,6 +147,16 @@ def _worker(worker: dict[str, Any]) -> list[str | Cell]:
     ]
 
 
+def print_logs(logs: Mapping[str, bytes], shown: dict[str, int]) -> None:
+    """Print what is new in files that grow, below their names; shown: how much of each was printed."""
+    for name, content in logs.items():
+        new = content[shown.get(name, 0) :]
+        if new:
+            click.secho(f"{name}:", bold=True)
+            click.echo(new.decode(errors="replace").rstrip("\n"))
+        shown[name] = len(content)
+
+
 def held(stored: StoredPolicy) -> str:
     """Why nothing is started there, and until when; nothing where something is."""
     from grange.core.allocation_watch import held_text

@@ -85,7 +85,7 @@ def wait_for_workers(site: Site, one: Allocation, count: int = 1) -> list[dict[s
         found = launcher.workers(site, [one])[one.id]
         if len(found) >= count:
             return found
-        assert time.monotonic() < deadline, launcher.log(site, one)
+        assert time.monotonic() < deadline, launcher.logs(site, one)
         time.sleep(0.2)
 
 
@@ -133,7 +133,8 @@ def test_workers_end_in_order_before_the_walltime(profile: Profile, make_site: C
     site = make_site()
     (one,) = launcher.start(profile, site, requests(site, walltime_s=60)).allocations
     (one,) = wait_for(profile, site, [one.id], "ended", timeout_s=90)
-    assert (one.state, one.reason) == ("ended", "")
+    assert one.state == "ended"
+    assert one.reason in ("stopped", "its time was over")
     assert one.elapsed_s is not None
     assert one.elapsed_s < 60
     (worker,) = launcher.workers(site, [one])[one.id]

@@ -288,4 +288,4 @@ def test_a_campaign_gets_the_allocations_that_it_needs(
     assert 1 <= told.count("started") <= 2
     assert {"refused", "held", "trouble"}.isdisjoint(told)
     assert {one.state for one in ended(profile, site)} <= {"ended", "cancelled"}
-    assert "ended" in {one.state for one in ended(profile, site)}
+    assert "it was idle for 5 s" in {one.reason for one in ended(profile, site) if one.state == "ended"}

@@ -92,6 +92,7 @@ def test_from_start_to_stop(grange: Callable[..., Said], label: str) -> None:
     assert "cancelled" in grange("list", "--all")[1]
     status, out, _ = grange("log", "1")
     assert status == 0
+    assert out.startswith("log:\n")
     assert "CANCELLED AT" in out  # Slurm's word for a signal to the script
 
 
