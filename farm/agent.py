@@ -980,7 +980,7 @@ class Worker:
             self.reason = "told to end"
         elif os.path.exists(os.path.join(self.folder, "stop")):
             self.reason = "stopped"
-        elif os.path.exists(os.path.join(self.work, "broken", runner.NODE)):
+        elif age_s(os.path.join(self.work, "broken", runner.NODE)) < runner.BROKEN_S:
             self.reason = "this node is broken"
         elif time.time() > self.ends_at - 20:
             self.reason = "its time was over"
@@ -1376,7 +1376,9 @@ def workers(work: str) -> Json:
         if age_s(path) < runner.ALIVE_S:
             cores += int((read_json(path) or {}).get("cores", 0))
             count += 1
-    return {"cores": cores, "workers": count, "broken": names_in(os.path.join(work, "broken"))}
+    folder = os.path.join(work, "broken")
+    broken = [name for name in names_in(folder) if age_s(os.path.join(folder, name)) < runner.BROKEN_S]
+    return {"cores": cores, "workers": count, "broken": broken}
 
 
 def poll(request: Json) -> Json:

@@ -49,6 +49,8 @@ EXIT_OCCUPIED = 76
 LAST_S = 5.0
 #: A node whose program failed at once is left alone for so long while other nodes are alive. Seconds.
 SUSPICION_S = 120.0
+#: A node that was found broken gets nothing for so long. Seconds.
+BROKEN_S = 86400.0
 #: A host of ours that has said nothing for so long is not counted on. Seconds.
 ALIVE_S = 90.0
 #: A program that fails within this time has not done its work. Seconds.
@@ -2176,10 +2178,11 @@ class Node:
         self._judging = False
         if self._limit:
             self._suspects = self._earlier()
-            self._refuse_if_suspect()
+            others = self._live_others()
+            self._leave_to(others)
             self._judging = any(host != NODE for host in self._suspects)
-            alone = bool(self._suspects) and not self._others_live()
-            chunk.results.holding = not (self._judging or alone or len(self._suspects) > DEATHS)
+            trusted = self._judging or (bool(self._suspects) and not others - set(self._suspects))
+            chunk.results.holding = not trusted
 
     def check_time(self) -> None:
         """Leave tasks that would not end in time to another allocation."""
@@ -2214,37 +2217,52 @@ class Node:
         except FileNotFoundError:
             return []
 
-    def _refuse_if_suspect(self) -> None:
-        if os.path.exists(os.path.join(self._work, "broken", NODE)):
+    def _leave_to(self, others: Set[str]) -> None:
+        """Leave the chunk, before anything is run, to a node that can say more about it."""
+        now = time.time()
+        if now - changed_at(os.path.join(self._work, "broken", NODE)) < BROKEN_S:
+            better = True
+        elif self._suspects:
+            # It failed here and nowhere else: somebody who has not tried it should.
+            recent = now - changed_at(os.path.join(self._chunk.folder, "suspects")) < SUSPICION_S
+            better = set(self._suspects) == {NODE} and bool(others) and recent
+        else:
+            recent = now - changed_at(os.path.join(self._work, "suspects", NODE)) < SUSPICION_S
+            folder = os.path.join(self._work, "suspects")
+            better = recent and any(not os.path.exists(os.path.join(folder, host)) for host in others)
+        if better:
             time.sleep(1.0)
             raise Elsewhere
-        path = os.path.join(self._work, "suspects", NODE)
-        try:
-            age = time.time() - os.stat(path).st_mtime
-        except OSError:
-            return
-        if age < SUSPICION_S and self._others_live():
-            time.sleep(1.0)
-            raise Elsewhere
-        unmark(path)
 
-    def _others_live(self) -> bool:
+    def _live_others(self) -> Set[str]:
+        """The other nodes with workers of ours that live and are not known to be broken."""
+        found = set()
+        now = time.time()
         folder = os.path.join(self._work, "hosts")
         try:
-            for name in os.listdir(folder):
-                if name.partition("@")[0] == NODE:
-                    continue
-                if time.time() - os.stat(os.path.join(folder, name)).st_mtime < ALIVE_S:
-                    return True
+            names = os.listdir(folder)
         except OSError:
-            pass
-        return False
+            return found
+        for name in names:
+            host = name.partition("@")[0]
+            broken = now - changed_at(os.path.join(self._work, "broken", host)) < BROKEN_S
+            if host != NODE and not broken and now - changed_at(os.path.join(folder, name)) < ALIVE_S:
+                found.add(host)
+        return found
 
     def _suspect(self) -> None:
         fd = spool_open(os.path.join(self._chunk.folder, "suspects"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.write(fd, (NODE + "\n").encode())
         os.close(fd)
         mark(os.path.join(self._work, "suspects", NODE), "the first tasks of %s failed" % self._chunk.folder)
+
+
+def changed_at(path: str) -> float:
+    """When a file was last written, in seconds since the epoch; 0 if there is none."""
+    try:
+        return os.stat(path).st_mtime
+    except OSError:
+        return 0.0
 
 
 def mark(path: str, text: str) -> None:
