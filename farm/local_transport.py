@@ -59,6 +59,9 @@ class LocalTransport:
         except FileNotFoundError:
             return Completed(127, b"", f"{argv[0]}: not found\n".encode())
         except PermissionError:
+            # Also said where a folder on PATH may not be entered, which shells do not mind.
+            if shutil.which(argv[0]) is None and "/" not in argv[0]:
+                return Completed(127, b"", f"{argv[0]}: not found\n".encode())
             return Completed(126, b"", f"{argv[0]}: may not be run\n".encode())
         except OSError as error:
             raise TransportUnavailable(self._label, f"could not start {argv[0]}: {error.strerror}") from error

@@ -70,7 +70,7 @@ def authenticate(transport: Transport, hop: Hop, computer: str, ask: Ask | None)
         )
     if ask is not None and _answer_questions(transport, hop, ask):
         return
-    raise AuthenticationRefused(computer, _explained(hop, attempts))
+    raise AuthenticationRefused(computer, _explained(hop, attempts, computer))
 
 
 def _keys(hop: Hop, attempts: _Attempts, ask: Ask | None) -> Generator[tuple[str, PKey]]:
@@ -169,11 +169,12 @@ def _answer_questions(transport: Transport, hop: Hop, ask: Ask) -> bool:
         return False
 
 
-def _explained(hop: Hop, attempts: _Attempts) -> str:
+def _explained(hop: Hop, attempts: _Attempts, computer: str) -> str:
     if attempts.more_wanted:
         return (
             f"{_who(hop)} takes our key and wants more ({', '.join(attempts.more_wanted)}), which a person "
-            "has to type: set transport to openssh for this computer and open it by `grange computer connect`"
+            "has to type: set the transport of this computer to openssh, and open it by "
+            f"`grange computer connect {computer}`"
         )
     found = [f"{_who(hop)} takes none of our keys"]
     found.append(f"tried: {', '.join(attempts.tried)}" if attempts.tried else "there was none to try")

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 #: A peer that does not answer for so many keep-alives is gone.
 _MISSED_KEEPALIVES = 3
-#: How long an answer to "are you there?" may take.
-_PING_PATIENCE_S = 10.0
+#: How long an answer to "are you there?" may take: it comes behind whatever is on its way already.
+_PING_PATIENCE_S = 30.0
 #: Bytes that may be on their way to us in one channel.
 _WINDOW = 4 << 20
 
@@ -52,16 +52,17 @@ class SshConnection:
 
     def ping(self) -> bool:
         """Whether the other side answers; ends the connection when it does not."""
-        answered = threading.Event()
+        returned = threading.Event()
+        answered = []
 
         def ask() -> None:
-            with self._ping_lock, contextlib.suppress(Exception):
+            with contextlib.suppress(Exception), self._ping_lock:  # paramiko waits for one answer at a time
                 self._transports[-1].global_request("keepalive@openssh.com", wait=True)
-                if self.is_alive:
-                    answered.set()
+                answered.append(self.is_alive)
+            returned.set()
 
         threading.Thread(target=ask, daemon=True).start()
-        if answered.wait(_PING_PATIENCE_S):
+        if returned.wait(_PING_PATIENCE_S) and any(answered):
             return True
         self.close()
         return False
@@ -71,11 +72,19 @@ class SshConnection:
         return self._transports[-1].open_session(window_size=_WINDOW, timeout=timeout_s)
 
     def close(self) -> None:
+        from paramiko import SSHException
+
         for transport in reversed(self._transports):
-            transport.close()
+            # What is lost already may not be told that it ends.
+            with contextlib.suppress(EOFError, OSError, SSHException):
+                transport.close()
         if self._proxy is not None:
             self._proxy.terminate()
-            self._proxy.wait()
+            try:
+                self._proxy.wait(2)
+            except subprocess.TimeoutExpired:
+                self._proxy.kill()
+                self._proxy.wait()
 
     # ------------------------------------------------------------ one hop
 

@@ -66,7 +66,7 @@ class SshTransport(SftpTransport):
             try:
                 return self._run(channel, line, stdin, time.monotonic() + timeout_s)
             except TimeoutError:
-                channel.close()
+                _end(channel)
                 lives = connection.ping()
                 raise CommandTimedOut(
                     self._label,
@@ -76,7 +76,7 @@ class SshTransport(SftpTransport):
             except (EOFError, OSError) as error:
                 raise self._lost(error) from error
             finally:
-                channel.close()
+                _end(channel)
 
     def close(self) -> None:
         """End the connection; it is no error to close twice."""
@@ -160,20 +160,26 @@ class SshTransport(SftpTransport):
             channel.invoke_subsystem("sftp")
             return _ChannelSession(_ChannelStream(channel, self._label), self._label, connection)
         except (SSHException, EOFError, OSError) as error:
-            channel.close()
-            if connection.is_alive:
+            _end(channel)
+            if connection.ping():
                 raise TransportUnavailable(
                     self._label, "the server refuses SFTP: see `Subsystem sftp` in its sshd_config"
                 ) from error
             raise self._lost(error) from error
         except BaseException:
-            channel.close()
+            _end(channel)
             raise
 
     def _is_current(self, session: SftpSession) -> bool:
         return isinstance(session, _ChannelSession) and session.lives
 
+    def _doubt(self) -> None:
+        """Have the connection known as lost, if it is, before anybody uses it again."""
+        if self._connection is not None:
+            self._connection.ping()
+
     def _lost(self, error: BaseException | None) -> TransportUnavailable:
+        self._doubt()
         reason = str(error) if error is not None and str(error) else "it was closed"
         return TransportUnavailable(self._label, f"the connection was lost: {reason}")
 
@@ -196,7 +202,7 @@ class _ChannelStream:
             return self._channel.recv(_BLOCK)
 
     def close(self) -> None:
-        self._channel.close()
+        _end(self._channel)
 
     @contextlib.contextmanager
     def _said(self) -> Iterator[None]:
@@ -220,6 +226,14 @@ class _ChannelSession(SftpSession):
     @property
     def lives(self) -> bool:
         return self._connection.is_alive
+
+
+def _end(channel: Channel) -> None:
+    """Close a channel, which has not to be told where the connection is lost."""
+    from paramiko import SSHException
+
+    with contextlib.suppress(EOFError, OSError, SSHException):
+        channel.close()
 
 
 def _hear_errors(channel: Channel, heard: list[bytes]) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from grange.farm.computer import Computer, SshSettings
 
 _CONFIGURATION = """\
+{more}
 Port {port}
 ListenAddress 127.0.0.1
 HostKey {folder}/{host_key}
@@ -29,7 +30,6 @@ KbdInteractiveAuthentication no
 LogLevel VERBOSE
 MaxStartups 100
 Subsystem sftp {sftp}
-{more}
 """
 
 

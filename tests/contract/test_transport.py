@@ -620,6 +620,18 @@ def test_a_key_with_a_passphrase(kind: str, server: SshServer, tmp_path: Path) -
     transport.close()
 
 
+def test_a_server_that_wants_more_than_a_key(kind: str, tmp_path: Path) -> None:
+    more = "AuthenticationMethods publickey,password\nPasswordAuthentication yes"
+    server = SshServer(tmp_path / "sshd", more=more).start()
+    try:
+        transport = reach(kind, server, tmp_path)
+        with pytest.raises(AuthenticationRefused, match="grange computer connect") as raised:
+            transport.run(["true"])
+        assert "password" in str(raised.value)
+    finally:
+        server.stop()
+
+
 def test_a_key_of_the_agent(
     kind: str, server: SshServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,7 @@ from grange.core.profile import Profile
 from grange.farm import connection_client
 from grange.farm.backoff import Backoff
 from grange.farm.computer import Computer
+from grange.farm.control_master import close_master, open_master
 from grange.farm.errors import (
     AuthenticationRefused,
     CommandTimedOut,
@@ -192,7 +193,7 @@ def test_another_process_takes_over_when_the_holder_is_killed(
 def attempted_at(profile: Profile, computer_id: int) -> float:
     with profile.transaction() as cursor:
         cursor.execute(
-            "SELECT extract(epoch FROM attempted_at)::float8 FROM connection WHERE computer_id = %s",
+            "SELECT coalesce(extract(epoch FROM attempted_at), 0)::float8 FROM connection WHERE computer_id = %s",
             (computer_id,),
         )
         return float((cursor.fetchone() or (0.0,))[0])
@@ -459,3 +460,28 @@ def _elsewhere(profile: Profile) -> object:
     import dataclasses
 
     return dataclasses.replace(profile.config, database="postgresql://nobody@127.0.0.1:1/none")
+
+
+# ---------------------------------------------------------------- the control master
+
+
+def test_a_master_that_a_person_opened_serves_one_holder_after_another(
+    server: SshServer, profile: Profile, computer_id: int
+) -> None:
+    computer = server.computer(transport="openssh")
+    folder = connections.master_folder(profile)
+    assert open_master(computer, folder)
+    try:
+        for _ in range(2):
+            with shared(profile, computer, computer_id) as one, shared(profile, computer, computer_id) as two:
+                assert one.run(["echo", "in"]).stdout == two.run(["echo", "in"]).stdout == b"in\n"
+                assert one.list(["/nowhere"]) == two.list(["/nowhere"]) == [None]
+        assert server.accepted() == 1
+        assert attempted_at(profile, computer_id) == 0.0  # nobody but the person connected
+    finally:
+        close_master(computer, folder)
+    # Without it, keys have to do.
+    with shared(profile, computer, computer_id) as one:
+        assert one.run(["echo", "in"]).stdout == b"in\n"
+    assert server.accepted() == 2
+    assert attempted_at(profile, computer_id) > 0.0
