@@ -193,7 +193,8 @@ def test_another_process_takes_over_when_the_holder_is_killed(
 def attempted_at(profile: Profile, computer_id: int) -> float:
     with profile.transaction() as cursor:
         cursor.execute(
-            "SELECT coalesce(extract(epoch FROM attempted_at), 0)::float8 FROM connection WHERE computer_id = %s",
+            "SELECT coalesce(extract(epoch FROM attempted_at), 0)::float8"
+            " FROM connection WHERE computer_id = %s",
             (computer_id,),
         )
         return float((cursor.fetchone() or (0.0,))[0])
