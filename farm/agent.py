@@ -72,6 +72,8 @@ SERVER_S = 20.0
 BEAT_S = 10.0
 #: A worker whose server is gone waits so long for another one. Seconds.
 SERVER_GONE_S = 600.0
+#: Why a worker ended that had nobody to work for.
+NO_SERVER = "no HyperQueue server was there"
 #: Whoever serves says so this often; after three times that, another one may. Seconds.
 SERVE_S = 5.0
 #: A pool without work ends after so many seconds.
@@ -720,14 +722,29 @@ class SlurmJobs(Dispatcher):
             chunks = chunks[:room]
             number = len(names_in(os.path.join(job.run, "jobs")))
             script = os.path.join(job.run, "jobs", "%s-%d-%d.sh" % (job.name, number, int(time.time())))
-            with open(os.open(script, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o700), "w") as file:
-                file.write(self.script(job, chunks))
-            code, out, err = call(["sbatch", "--parsable", script])
+            for excluded in (self.excluded(job, chunks), set()):
+                with open(os.open(script, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o700), "w") as file:
+                    file.write(self.script(job, chunks, excluded))
+                code, out, err = call(["sbatch", "--parsable", script])
+                # where there are no other nodes, it is the program
+                if not (code and excluded):
+                    break
             if code:
                 raise Refused("sbatch: %s" % (err or out).strip()[-500:])
             return {"id": out.strip().split(";")[0], "script": script, "chunks": chunks, "at": time.time()}
 
-    def script(self, job: Job, chunks: List[str]) -> str:
+    def excluded(self, job: Job, chunks: List[str]) -> Set[str]:
+        """The nodes that are broken, and those where one of these chunks failed."""
+        found = set(workers(self.work)["broken"])
+        for chunk in chunks:
+            try:
+                with open(os.path.join(job.folder(chunk), "suspects"), encoding="utf-8") as file:
+                    found.update(file.read().split())
+            except OSError:
+                continue
+        return found
+
+    def script(self, job: Job, chunks: List[str], excluded: Set[str]) -> str:
         settings, need = self.settings, job.need
         walltime_s = settings.get("walltime_s") or 3600
         if need.get("walltime_s"):
@@ -749,6 +766,8 @@ class SlurmJobs(Dispatcher):
         if need.get("gpus"):
             lines.append("#SBATCH --gres=gpu:%d" % need["gpus"])
         lines += ["#SBATCH " + line for line in settings.get("sbatch", [])]
+        if excluded:
+            lines.append("#SBATCH --exclude=" + ",".join(sorted(excluded)))
         exports = {
             **self.environment(job),
             "GRANGE_ENDS_AT": "$(( $(date +%%s) + %d ))" % (int(walltime_s) - 30),
@@ -941,10 +960,13 @@ class Worker:
         self.ended: List[int] = []
         self.began = time.time()
         self.ends_at = self._ends_at()
+        #: The scheduler tells the job to end so long before its time.
+        self.last_s = float(self.given.get("term_before_s") or 20)
         self.idle_since = time.monotonic()
         self.beaten = 0.0
         self.number = 0
         self.reason = ""
+        self.judging: Optional[subprocess.Popen[bytes]] = None
 
     def _ends_at(self) -> float:
         told = os.environ.get("SLURM_JOB_END_TIME")
@@ -967,12 +989,12 @@ class Worker:
             now = time.monotonic()
             lost_at = lost_at if lost_at is not None and outcome == "refused" else now
             if now - lost_at > min(SERVER_GONE_S, max(60.0, float(self.given.get("idle_s") or 300))):
-                self.reason = "no HyperQueue server was there"
+                self.reason = NO_SERVER
                 break
             self.pause(2.0)
         self.say("ended")
         unlink(os.path.join(self.work, "hosts", self.name))
-        return 0
+        return 1 if self.reason == NO_SERVER else 0
 
     def over(self) -> bool:
         """Whether it is time to end."""
@@ -982,7 +1004,7 @@ class Worker:
             self.reason = "stopped"
         elif age_s(os.path.join(self.work, "broken", runner.NODE)) < runner.BROKEN_S:
             self.reason = "this node is broken"
-        elif time.time() > self.ends_at - 20:
+        elif time.time() > self.ends_at - self.last_s:
             self.reason = "its time was over"
         return bool(self.reason)
 
@@ -999,7 +1021,7 @@ class Worker:
             **os.environ,
             "RUST_BACKTRACE": "0",
             "GRANGE_WORK": self.work,
-            "GRANGE_ENDS_AT": str(self.ends_at - 20),
+            "GRANGE_ENDS_AT": str(self.ends_at - self.last_s),
         }
         scratch = os.path.join(
             os.environ.get("TMPDIR") or "/tmp", "grange-worker-%s-%d" % (self.token, os.getpid())
@@ -1023,7 +1045,7 @@ class Worker:
             argv += ["--resource", "mem=sum(%d)" % given["memory_mb"]]
         if given.get("gpus"):
             argv += ["--resource", "gpus=range(0-%d)" % (given["gpus"] - 1)]
-        left = max(30, int(self.ends_at - 20 - time.time()))
+        left = max(30, int(self.ends_at - self.last_s - time.time()))
         argv += ["--time-limit", "%ds" % left, "--group", self.token, "--on-server-lost", "finish-running"]
         return argv
 
@@ -1066,7 +1088,8 @@ class Worker:
         runner.kill_leftovers((), 3.0)
 
     def beat(self) -> None:
-        """Say that we live."""
+        """Say that we live; judge what failed elsewhere."""
+        self.judge()
         if time.monotonic() - self.beaten < BEAT_S and self.beaten:
             return
         self.beaten = time.monotonic()
@@ -1078,6 +1101,31 @@ class Worker:
             )
         except OSError as problem:
             sys.stderr.write("%s\n" % problem)
+
+    def judge(self) -> None:
+        """Where a program failed on another node, try it here."""
+        folder = os.path.join(self.work, "suspects")
+        if self.judging is not None and self.judging.poll() is None:
+            return
+        self.judging = None
+        for name in names_in(folder):
+            if name == runner.NODE or age_s(os.path.join(folder, name)) > runner.SUSPICION_S:
+                continue
+            try:
+                with open(os.path.join(folder, name), encoding="utf-8") as file:
+                    chunk = file.read().strip()
+            except OSError:
+                continue
+            if not os.path.exists(os.path.join(chunk, "chunk.zip")):
+                unlink(os.path.join(folder, name))  # it was cancelled, or done by somebody else
+                continue
+            self.judging = subprocess.Popen(
+                [*runner_command("command", sys.executable), "judge", chunk],
+                stdin=subprocess.DEVNULL,
+                cwd="/",
+                env={**os.environ, "GRANGE_WORK": self.work, "GRANGE_CHUNK": chunk},
+            )
+            return
 
     def say(self, state: str) -> None:
         try:
@@ -1409,8 +1457,10 @@ def poll(request: Json) -> Json:
     while True:
         found = {name: marks for name, run in runs.items() if (marks := marks_of(run))}
         if found and gather_s:
-            time.sleep(gather_s)
+            gathered = time.monotonic() + gather_s
             gather_s = 0.0
+            while time.monotonic() < gathered and not all(map(is_over, runs.values())):
+                time.sleep(LOOK_S)
             continue
         now = time.monotonic()
         there = [
@@ -1449,6 +1499,13 @@ def marks_of(run: str) -> Json:
             pack = os.path.join(chunk, "result-%s.zip" % what)
             found[word] = [[pack, size_of(os.path.join(run, pack))]]
     return found
+
+
+def is_over(run: str) -> bool:
+    """Whether all chunks of a run that are here are done."""
+    marks = names_in(os.path.join(run, "done"))
+    ended = {word.partition(".")[0].partition("+")[0] for word in marks if word.endswith(".end")}
+    return all(name.partition("+")[0] in ended for name in names_in(run) if name.startswith("chunk-"))
 
 
 def size_of(path: str) -> int:

@@ -7,11 +7,20 @@ import json
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from grange.farm import runner
-from grange.farm.chunk import CLUSTER, Estimate, Sizing, chunk_sizes
+from grange.farm.chunk import (
+    CLUSTER,
+    TOGETHER,
+    Estimate,
+    Sizing,
+    can_wait,
+    chunk_sizes,
+    flush_interval_s,
+)
 from grange.farm.chunk_folder import Fetch
 from grange.farm.cluster_spool import ClusterChunk, ClusterRun, chunks_with
 from grange.farm.computer import Computer
@@ -37,9 +46,10 @@ from grange.farm.transport import Transport
 
 #: How long a poll waits there for news. Short enough that a connection that died unseen is noticed.
 WAIT_S = 15.0
-#: What comes within this time is fetched together. Units: seconds.
-GATHER_S = 0.2
-#: Results of a chunk come back at least so often. Units: seconds.
+#: What comes within this time is fetched together: while nothing is known of how long tasks take, at the
+#: least, and where they take long. Units: seconds.
+FIRST_GATHER_S, GATHER_S, LONGEST_GATHER_S = 0.05, 0.2, 5.0
+#: Results of a chunk come back at least so often where tasks are short. Units: seconds.
 FLUSH_S = 5.0
 #: How long tasks of a kind of which nothing is known are held back behind the first of them. Units: seconds.
 HOLD_S = 3.0
@@ -53,6 +63,8 @@ REFUSAL_PAUSE_S = 5.0
 CANCELLED_MESSAGE = "cancelled before it began"
 #: How many cores are reckoned with while none is known.
 CORES_GUESSED = 16
+#: So many tasks are wanted at hand in any case.
+AHEAD = 4000
 #: A shipment holds at most so many bytes, or one chunk.
 SHIPMENT_BYTES = 256 << 20
 
@@ -68,6 +80,9 @@ class ClusterExecutor:
     fetch: reads input files that are given by key. expected_cores: what allocations may come to, for how much
     is kept submitted. Errors: SpoolUnwritable.
     """
+
+    #: What was sent goes on while nobody is connected: let it be much.
+    ahead_s = 600.0
 
     def __init__(
         self,
@@ -86,8 +101,8 @@ class ClusterExecutor:
         if self.remote.restricted:
             if computer.hyperqueue == "none":
                 raise ExecutorUnavailable(
-                    f"{computer.label}: a restricted account needs HyperQueue, which runs inside its allocations: "
-                    f"grange computer edit {computer.label} --hyperqueue hq"
+                    f"{computer.label}: a restricted account needs HyperQueue, which runs inside its "
+                    f"allocations: grange computer edit {computer.label} --hyperqueue hq"
                 )
             self._there = FileSpool(self.remote, lambda: self._closing)
         self._root = Path(spool_root)
@@ -128,6 +143,11 @@ class ClusterExecutor:
         return max(self._cores, self._expected, CORES_GUESSED)
 
     @property
+    def ahead(self) -> int:
+        """A round trip takes half a second, in which a small cluster runs a thousand short tasks."""
+        return max(AHEAD, 16 * self.slots)
+
+    @property
     def cores(self) -> int:
         """How many cores are at work for us now."""
         return self._cores
@@ -136,6 +156,13 @@ class ClusterExecutor:
     def outstanding(self) -> int:
         """How many submitted tasks have not been delivered yet."""
         return self._outstanding
+
+    @property
+    def unsent(self) -> int:
+        """How many submitted tasks are still here."""
+        with self._changed:
+            chunks = (chunk for run in self._runs.values() for chunk in run.chunks.values())
+            return len(self._queue) + sum(len(chunk.open_ids) for chunk in chunks if not chunk.sent)
 
     @property
     def note(self) -> str:
@@ -275,7 +302,9 @@ class ClusterExecutor:
             cores = computer.slots or computer.cores_per_node
             if cores and resources.cpus > cores:
                 raise TaskRefused(f"a task asks for {resources.cpus} cpus; {label} has {cores}")
-        nodes = node_count(resources, computer.cores_per_node, computer.memory_mb_per_node)
+        nodes = node_count(
+            resources, computer.cores_per_node, computer.memory_mb_per_node, computer.gpus_per_node
+        )
         if resources.gpus > computer.gpus_per_node * nodes:
             raise TaskRefused(
                 f"a task asks for {resources.gpus} GPUs; a node of {label} has {computer.gpus_per_node}"
@@ -401,20 +430,18 @@ class ClusterExecutor:
                 found, self._unsent = self._unsent, []
                 return found
             found = []
-            while (group := self._queue.first()) is not None:
+            for group in self._queue.groups():
                 need = self._need(group.resources)
-                sizes = self._sizes(group, max(1, int(need["cpus"])))
-                if not sizes:
-                    break
-                for size in sizes:
+                flush_s = flush_interval_s(self._task_s(group.kind), self._flush_s)
+                for size in self._sizes(group, max(1, int(need["cpus"]))):
                     tasks = [group.tasks[number] for number in range(size)]
                     chunk, refused = self._own.new_chunk(
                         tasks,
                         group.kind,
-                        group.resources,
+                        replace(group.resources, nodes=int(need["nodes"])),
                         need,
                         fetch=self._fetch,
-                        flush_s=self._flush_s,
+                        flush_s=flush_s,
                         mpirun=self.computer.mpirun,
                         more={
                             "need": need,
@@ -428,16 +455,25 @@ class ClusterExecutor:
                         self._changed.notify_all()
                     if chunk is not None:
                         found.append(chunk)
-                if len(sizes) and self._queue.first() is group:
-                    break
             return found
+
+    def _task_s(self, kind: object) -> float | None:
+        """What a task of a kind takes, as far as is known."""
+        return self._estimates.get(kind, Estimate()).task_s
+
+    def _open_there(self) -> list[ClusterChunk]:
+        """What was sent, or will be, and has not ended."""
+        return [chunk for run in self._runs.values() for chunk in run.chunks.values() if not chunk.ended]
 
     def _sizes(self, group: Group, cpus: int) -> list[int]:
         """The sizes of the chunks of a group that are to be sent now."""
         waiting = len(group.tasks)
-        slots = max(1, (self._cores or CORES_GUESSED) // cpus)
-        estimate = self._estimates.get(group.kind, Estimate()).task_s
+        slots = max(1, (self._cores or self.slots) // cpus)
+        estimate = self._task_s(group.kind)
         if estimate is not None:
+            under_way = sum(len(chunk.open_ids) for chunk in self._open_there() if chunk.kind == group.kind)
+            if can_wait(waiting, under_way, slots, estimate, self._sizing):
+                return []
             return chunk_sizes(waiting, slots, estimate, self._sizing)
         now = time.monotonic()
         first_at = self._first_at.get(group.kind)
@@ -450,16 +486,11 @@ class ClusterExecutor:
             return [first] * min(waiting // first, 2, slots)
         if now - first_at < HOLD_S:
             return []
-        # Nothing has come back: if somebody is at work, a task takes longer than that.
-        longest = self._sizing.most
-        if self._cores:
-            longest = max(1, int(self._sizing.least_s / (now - first_at)))
-        sizes: list[int] = []
-        while waiting > 0:
-            size = max(1, min(-(-waiting // (2 * slots)), longest, self._sizing.least))
-            sizes.append(size)
-            waiting -= size
-        return sizes
+        # Nothing has come back: keep all slots busy, and the rest until it is known how to cut it. If somebody
+        # is at work, a task takes longer than that.
+        size = 1 if self._cores else min(self._sizing.first, -(-waiting // (2 * slots)))
+        room = 2 * slots - sum(1 for chunk in self._open_there() if chunk.kind == group.kind)
+        return [size] * min(room, waiting // size)
 
     def _ship(self, chunks: Sequence[ClusterChunk]) -> None:
         """Send chunks: one file for all that need the same, and a word to the agent of whose they are."""
@@ -503,9 +534,10 @@ class ClusterExecutor:
             busy = any(
                 chunk.sent and not chunk.ended for run in runs.values() for chunk in run.chunks.values()
             )
+            gather_s = self._gather_s()
         self.remote.prepare()
         news = self._there.poll(
-            runs.keys(), seen=seen, dropped=dropped, wait_s=WAIT_S if busy else 0.0, gather_s=GATHER_S
+            runs.keys(), seen=seen, dropped=dropped, wait_s=WAIT_S if busy else 0.0, gather_s=gather_s
         )
         with self._changed:
             for name, run in runs.items():
@@ -518,6 +550,18 @@ class ClusterExecutor:
         self._note(*news.problems, *broken)
         for name, marks in news.marks.items():
             self._take(runs[name], marks)
+
+    def _gather_s(self) -> float:
+        """For how long results are waited for once there are some: until they are worth a command."""
+        tasks, core_s = 0, 0.0
+        for chunk in self._open_there():
+            task_s = self._task_s(chunk.kind)
+            if chunk.kind is not None and task_s is None:
+                return FIRST_GATHER_S
+            tasks += len(chunk.open_ids)
+            core_s += len(chunk.open_ids) * (task_s or 0.0) * max(1, int(chunk.need.get("cpus") or 1))
+        each_s = core_s / max(1, tasks) / max(1, self._cores)
+        return min(LONGEST_GATHER_S, max(GATHER_S, TOGETHER * each_s))
 
     def _has_business(self) -> bool:
         return any(

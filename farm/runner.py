@@ -2,6 +2,7 @@
 
 One file, standard library only, Python 3.9 or newer: it is what travels to a compute node.
 
+    runner.py judge CHUNK_FOLDER   a few tasks of a chunk that failed on another node (Node)
     runner.py run CHUNK_FOLDER     one chunk; a crash of the interpreter is survived by starting it again
     runner.py serve PARENT_PID     chunk after chunk; requests as JSON lines on standard input, reports as
                                    JSON lines on standard output, end of input ends it
@@ -49,6 +50,8 @@ EXIT_OCCUPIED = 76
 LAST_S = 5.0
 #: A node whose program failed at once is left alone for so long while other nodes are alive. Seconds.
 SUSPICION_S = 120.0
+#: A chunk waits on a suspect node so long for what another one says of it. Seconds.
+JUDGEMENT_S = 10.0
 #: A node that was found broken gets nothing for so long. Seconds.
 BROKEN_S = 86400.0
 #: A host of ours that has said nothing for so long is not counted on. Seconds.
@@ -439,6 +442,16 @@ class Results:
             self._save()
         self._number = 1 + self._settle()
         self._suspect = self.running()
+
+    def unlock(self) -> None:
+        """Let another runner at the chunk."""
+        fcntl.lockf(self._fd, fcntl.LOCK_UN)
+
+    def lock(self) -> None:
+        """Be alone at the chunk again, and see what was done meanwhile."""
+        lock_alone(self._fd)
+        self._marks = array.array("I", os.pread(self._fd, 4 * len(self._marks), 0))
+        self._number = 1 + self._settle()
 
     def _settle(self) -> int:
         """Finish what an earlier life of this chunk left; returns the number of the last pack."""
@@ -2087,7 +2100,7 @@ def read_answer(path: str, results: Results) -> Optional[Json]:
 class Chunk:
     """A chunk folder, opened: what is to be done, and what has been done."""
 
-    def __init__(self, folder: str, tell: Callable[[int, int, int], None]) -> None:
+    def __init__(self, folder: str, tell: Callable[[int, int, int], None], judge: bool = False) -> None:
         self.folder = folder
         self.pack = ZipReader(os.path.join(folder, "chunk.zip"))
         self.spec: Json = json.loads(self.pack.read("chunk.json"))
@@ -2098,7 +2111,11 @@ class Chunk:
         self.tasks: List[Json] = self.spec["tasks"]
         try:
             self.results = Results(
-                folder, len(self.tasks), self.spec.get("flush_s", 0.5), tell, self.spec.get("twin_s")
+                folder,
+                len(self.tasks),
+                self.spec.get("flush_s", 0.5),
+                tell,
+                0.0 if judge else self.spec.get("twin_s"),
             )
         except Occupied:
             self.pack.close()
@@ -2110,16 +2127,20 @@ class Chunk:
 
 
 def run_chunk(
-    folder: str, control: Control, tell: Callable[[int, int, int], None], death: Optional[int]
+    folder: str,
+    control: Control,
+    tell: Callable[[int, int, int], None],
+    death: Optional[int],
+    judge: bool = False,
 ) -> None:
-    """Run what of a chunk has not been done.
+    """Run what of a chunk has not been done; as a judge, only as much as it takes to judge.
 
     death: how the last runner of this chunk died: exit code, or minus a signal; None if it is not known.
     """
     control.enter(folder)
     os.environ["GRANGE_CHUNK"] = folder
     control.in_call = True
-    chunk = Chunk(folder, tell)
+    chunk = Chunk(folder, tell, judge)
     control.in_call = False
     functions = chunk.spec["kind"] == "function"
     direct = functions and not (chunk.spec.get("walltime_s") or chunk.spec.get("memory_mb"))
@@ -2129,7 +2150,7 @@ def run_chunk(
         worker: Any = Functions(chunk, control) if functions else Commands(chunk, control)
         try:
             blame(chunk, worker, control, death, direct)
-            node = Node(chunk)
+            node = Node(chunk, judge)
             for index, task in enumerate(chunk.tasks):
                 if chunk.results.done(index):
                     continue
@@ -2160,29 +2181,39 @@ class Node:
     """This node of a cluster, as far as a chunk is concerned: its time, and whether it can be trusted.
 
     A program that fails at once in all of a chunk's first tasks may be broken on this node only. Their
-    results are held back then, and the chunk is left to another node, which says what was true: if the
-    program works there, this node is marked as broken and gets nothing more; if it fails there too, it
-    is the program.
+    results are held back then, the node is suspect, and another node judges: a worker there looks for such
+    marks and runs a few of the tasks. If the program works there, the suspect is broken and gets nothing
+    more; if it fails there too, it is the program, and what comes next is believed everywhere.
 
-    W/suspects/<host>, W/broken/<host>: marks, W being the work directory (GRANGE_WORK); hosts that live
-    touch W/hosts/<host>. suspects in the chunk folder: the hosts where it failed.
+    W/suspects/<node>, W/broken/<node>: marks, W being the work directory (GRANGE_WORK); a suspect's mark
+    names the chunk. Workers that live touch W/hosts/<node>@<allocation>. suspects in the chunk folder: the
+    nodes where it failed, a line each.
     """
 
-    def __init__(self, chunk: Chunk) -> None:
+    #: So many tasks that fail at once, and none that does not, convince a judge.
+    CONVINCING = 3
+
+    def __init__(self, chunk: Chunk, judge: bool = False) -> None:
         self._chunk = chunk
         self._work = os.environ.get("GRANGE_WORK", "")
         self._ends_at = float(os.environ.get("GRANGE_ENDS_AT") or "inf")
         self._walltime_s: float = chunk.spec.get("walltime_s") or 0.0
         self._limit: int = chunk.spec.get("suspect_after", 0) if self._work else 0
         self._suspects: List[str] = []
+        self._judge = judge
         self._judging = False
+        self._failed = 0
+        program = hashlib.sha256(str(chunk.tasks[0].get("argv", [""])[0]).encode()).hexdigest()[:12]
+        self._believed = os.path.join(os.path.dirname(chunk.folder), "believed-" + program)
         if self._limit:
             self._suspects = self._earlier()
             others = self._live_others()
-            self._leave_to(others)
-            self._judging = any(host != NODE for host in self._suspects)
-            trusted = self._judging or (bool(self._suspects) and not others - set(self._suspects))
-            chunk.results.holding = not trusted
+            if not judge:
+                self._await_judgement(others)
+            self._judging = bool(self._others_failed())
+            alone = bool(self._suspects) and not others - set(self._suspects)
+            believed = self._judging or alone or judge or os.path.exists(self._believed)
+            chunk.results.holding = not believed
 
     def check_time(self) -> None:
         """Leave tasks that would not end in time to another allocation."""
@@ -2190,7 +2221,7 @@ class Node:
             raise Elsewhere
 
     def check_health(self, last: bool = False) -> None:
-        """Leave the chunk to another node if all that was tried here failed at once."""
+        """Leave the chunk if all that was tried here failed at once; judge, if it failed elsewhere before."""
         results = self._chunk.results
         if not self._limit:
             return
@@ -2200,15 +2231,28 @@ class Node:
                 results.idle()
                 self._suspect()
                 raise Elsewhere
-        elif self._judging and not last and results.last is not None:
-            # what the first task came to says whose fault it was
-            self._judging = False
-            for host in set(self._suspects) - {NODE}:
-                if not failed_at_once(results.last):
-                    mark(
-                        os.path.join(self._work, "broken", host), "programs that work on %s fail there" % NODE
-                    )
-                unmark(os.path.join(self._work, "suspects", host))
+            return
+        if self._judging and results.last is not None and (not last or self._judge):
+            self._failed += failed_at_once(results.last)
+            works = not failed_at_once(results.last)
+            if works or self._failed >= self.CONVINCING or last:
+                self._pronounce(works)
+                if self._judge:
+                    raise Elsewhere
+
+    def _pronounce(self, works: bool) -> None:
+        """Say whose fault it was."""
+        self._judging = False
+        for node in self._others_failed():
+            if works:
+                mark(os.path.join(self._work, "broken", node), "programs that work on %s fail there" % NODE)
+            unmark(os.path.join(self._work, "suspects", node))
+        if not works:
+            self._note_failure()
+            mark(self._believed, "it fails on %s too" % NODE)
+
+    def _others_failed(self) -> Set[str]:
+        return set(self._suspects) - {NODE}
 
     def _earlier(self) -> List[str]:
         try:
@@ -2217,26 +2261,34 @@ class Node:
         except FileNotFoundError:
             return []
 
-    def _leave_to(self, others: Set[str]) -> None:
-        """Leave the chunk, before anything is run, to a node that can say more about it."""
+    def _await_judgement(self, others: Set[str]) -> None:
+        """Wait a little for what another node has to say; then leave the chunk to others."""
+        until = time.monotonic() + JUDGEMENT_S
+        while self._is_better_elsewhere(others):
+            if time.monotonic() > until:
+                raise Elsewhere
+            # nobody can judge a chunk that we hold
+            self._chunk.results.unlock()
+            time.sleep(0.25)
+            self._chunk.results.lock()
+            self._suspects = self._earlier()
+
+    def _is_better_elsewhere(self, others: Set[str]) -> bool:
         now = time.time()
         if now - changed_at(os.path.join(self._work, "broken", NODE)) < BROKEN_S:
-            better = True
-        elif self._suspects:
-            # It failed here and nowhere else: somebody who has not tried it should.
-            recent = now - changed_at(os.path.join(self._chunk.folder, "suspects")) < SUSPICION_S
-            better = set(self._suspects) == {NODE} and bool(others) and recent
-        else:
-            recent = now - changed_at(os.path.join(self._work, "suspects", NODE)) < SUSPICION_S
-            folder = os.path.join(self._work, "suspects")
-            better = recent and any(not os.path.exists(os.path.join(folder, host)) for host in others)
-        if better:
-            time.sleep(1.0)
             raise Elsewhere
+        if os.path.exists(self._believed):
+            return False
+        recent = now - changed_at(os.path.join(self._work, "suspects", NODE)) < SUSPICION_S
+        if self._suspects:
+            # It failed here and nowhere else: somebody who has not tried it should.
+            return set(self._suspects) == {NODE} and bool(others) and recent
+        folder = os.path.join(self._work, "suspects")
+        return recent and any(not os.path.exists(os.path.join(folder, node)) for node in others)
 
     def _live_others(self) -> Set[str]:
         """The other nodes with workers of ours that live and are not known to be broken."""
-        found = set()
+        found: Set[str] = set()
         now = time.time()
         folder = os.path.join(self._work, "hosts")
         try:
@@ -2251,10 +2303,13 @@ class Node:
         return found
 
     def _suspect(self) -> None:
+        self._note_failure()
+        mark(os.path.join(self._work, "suspects", NODE), self._chunk.folder)
+
+    def _note_failure(self) -> None:
         fd = spool_open(os.path.join(self._chunk.folder, "suspects"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.write(fd, (NODE + "\n").encode())
         os.close(fd)
-        mark(os.path.join(self._work, "suspects", NODE), "the first tasks of %s failed" % self._chunk.folder)
 
 
 def changed_at(path: str) -> float:
@@ -2538,7 +2593,7 @@ def done_in(folder: str) -> int:
     return sum(1 for number in read_marks(folder)[2:] if number)
 
 
-def run_once(folder: str, death: Optional[int]) -> int:
+def run_once(folder: str, death: Optional[int], judge: bool = False) -> int:
     control = Control(os.getppid())
     settle_in(control)
     done = os.path.join(os.path.dirname(folder), "done")
@@ -2550,7 +2605,7 @@ def run_once(folder: str, death: Optional[int]) -> int:
             note(done, "%s.%d" % (name, number))
 
     try:
-        run_chunk(folder, control, tell, death)
+        run_chunk(folder, control, tell, death, judge)
     except Ended:
         return 128 + signal.SIGTERM
     except Elsewhere:
@@ -2560,6 +2615,21 @@ def run_once(folder: str, death: Optional[int]) -> int:
     finally:
         kill_leftovers(())
     return 0
+
+
+def judge_chunk(folder: str) -> int:
+    """Run some tasks of a chunk that failed on another node, to tell whether that node is broken."""
+    die_with_parent(signal.SIGTERM)
+    speak_into(os.path.join(os.path.dirname(folder), "log"))
+    try:
+        code = run_once(folder, None, judge=True)
+    except SpoolFailed as problem:
+        fail(problem)
+    except FileNotFoundError:
+        return 0  # it is done with
+    if all_done(folder):
+        note(os.path.join(os.path.dirname(folder), "done"), os.path.basename(folder) + ".end")
+    return code
 
 
 def note(folder: str, name: str) -> None:
@@ -2580,7 +2650,9 @@ def main(arguments: List[str]) -> int:
             fail(problem)
     if len(arguments) == 2 and arguments[0] == "run":
         return run(arguments[1])
-    sys.stderr.write("usage: runner.py run CHUNK_FOLDER | serve PARENT_PID\n")
+    if len(arguments) == 2 and arguments[0] == "judge":
+        return judge_chunk(arguments[1])
+    sys.stderr.write("usage: runner.py run CHUNK_FOLDER | judge CHUNK_FOLDER | serve PARENT_PID\n")
     return 2
 
 
