@@ -128,6 +128,15 @@ def node_ids(cursor: Cursor, group: Group) -> list[int]:
         return [row[0] for row in cursor.fetchall()]
 
 
+def labels_of(cursor: Cursor, ids: Iterable[int], type_string: str) -> list[str]:
+    """The labels of groups of one type, in alphabetical order."""
+    cursor.execute(
+        'SELECT label FROM "group" WHERE id = ANY(%s) AND type_string = %s ORDER BY label',
+        (list(ids), type_string),
+    )
+    return [label for (label,) in cursor.fetchall()]
+
+
 def note(cursor: Cursor, group_id: int, name: str) -> object:
     """One extra of a group; None where it has none of that name."""
     cursor.execute('SELECT extras->%s FROM "group" WHERE id = %s', (name, group_id))

@@ -308,6 +308,38 @@ def export(ctx: click.Context, label: str, form: str, output: str | None) -> Non
 
 @command.command()
 @click.argument("label")
+@click.option("--dry-run", is_flag=True, help="Only say how many calls would be ended.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.pass_context
+def kill(ctx: click.Context, label: str, dry_run: bool, yes: bool) -> None:
+    """End all that has not ended of campaigns that are run on a computer.
+
+    Allocations are another matter: `grange allocation stop --all` ends those.
+
+    \b
+    Example:
+      grange computer kill lumi
+    """
+    from grange.core import computer as computers
+    from grange.core import kill as killing
+    from grange.core import process as rows
+
+    with opened(ctx) as profile:
+        with profile.transaction() as cursor:
+            computers.computer_id(cursor, label)
+            count = rows.count_backlog(cursor, label)
+        calls = words.plural(count, "call")
+        if dry_run or not count:
+            click.echo(f"{calls} on {label} would be ended" if count else f"nothing runs on {label}")
+            return
+        if not yes:
+            click.confirm(f"End {calls} on {label}?", abort=True)
+        ended = killing.kill(profile, computer=label, progress=True)
+    click.echo(f"{words.plural(ended, 'call')} on {label} ended or about to end")
+
+
+@command.command()
+@click.argument("label")
 @click.pass_context
 def resume(ctx: click.Context, label: str) -> None:
     """Connect again to a computer that was paused because too many connections had failed.

@@ -38,6 +38,7 @@ def command() -> None:
     Examples:
       grange process list --failed
       grange process show 1234
+      grange process kill 1234
     """
 
 
@@ -128,6 +129,39 @@ def show(ctx: click.Context, process: str, as_json: bool) -> None:
         emit(found)
     else:
         portrait.show(found, attributes=False)
+
+
+@command.command()
+@click.argument("processes", metavar="ID|UUID|CAMPAIGN/CALL…", nargs=-1, required=True)
+@click.option("--dry-run", is_flag=True, help="Only say how many would be ended.")
+@click.pass_context
+def kill(ctx: click.Context, processes: tuple[str, ...], dry_run: bool) -> None:
+    """End processes that have not ended, here or on their computer.
+
+    What waits never starts; what runs gets SIGTERM and then SIGKILL, and what it left is kept.
+
+    \b
+    Examples:
+      grange process kill 1234
+      grange process kill fcc-eos/17 fcc-eos/18
+    """
+    from grange.core import kill as killing
+    from grange.core import process as rows
+    from grange.core.reference import node_ids
+
+    with opened(ctx) as profile:
+        with profile.transaction() as cursor:
+            found = rows.find_open(cursor, node_ids(cursor, list(processes)))
+        ids = [process.node_id for process in found]
+        if dry_run or not ids:
+            click.echo(
+                f"{words.plural(len(ids), 'process', 'processes')} would be ended"
+                if ids
+                else "nothing is left to end"
+            )
+            return
+        count = killing.kill(profile, ids=ids, progress=True)
+    click.echo(f"{words.plural(count, 'process', 'processes')} ended or about to end")
 
 
 def _row(row: ProcessRow) -> list[str | Cell]:

@@ -1,0 +1,148 @@
+"""Campaigns on a computer: the test cluster, by SSH, Slurm and HyperQueue, as a user would run them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cluster import Cluster
+
+import grange as gr
+from grange.cli.entry import run
+from grange.core import computer as computers
+from grange.core.profile import Profile
+
+LABEL = "campaigns"
+
+
+@pytest.fixture
+def there(profile: Profile, cluster: Cluster) -> Iterator[Profile]:
+    """A profile that knows the cluster, with workers on two nodes."""
+    computer = cluster.computer(LABEL)
+    with profile.transaction() as cursor:
+        computers.add(cursor, computer, user_id=profile.user_id)
+    arguments = ["--home", str(profile.home), "allocation", "start", LABEL, "--nodes", "2", "--time", "20m"]
+    if computer.hyperqueue != "none":
+        assert run(arguments) == 0
+    yield profile
+    cluster.cancel_all()
+
+
+def states(profile: Profile, campaign: str) -> dict[tuple[str, int | None], int]:
+    with profile.transaction() as cursor:
+        cursor.execute(
+            'SELECT state, exit_status, count(*) FROM process JOIN "group" g ON g.id = campaign_id '
+            "WHERE g.label = %s GROUP BY 1, 2",
+            (campaign,),
+        )
+        return {(state, status): count for state, status, count in cursor.fetchall()}
+
+
+def double(x: int) -> int:
+    return 2 * x
+
+
+def test_programs_and_functions(there: Profile) -> None:
+    campaign = gr.Campaign("mixed", there)
+    campaign.map(gr.ShellJob("sh -c 'echo $(( {n} * 3 )); hostname >&2'"), n=range(300))
+    campaign.map(double, x=range(200))
+    done = campaign.run(progress=False, executor=LABEL)
+    assert (done.done, done.failed) == (500, 0)
+    frame = campaign.results()
+    assert [int(text) for text in frame["stdout"][:300]] == [3 * n for n in range(300)]
+    assert list(frame["result"][300:]) == [2 * x for x in range(200)]
+    with there.transaction() as cursor:
+        cursor.execute(
+            "SELECT DISTINCT c.label, p.host FROM process p JOIN node n ON n.id = p.node_id "
+            "LEFT JOIN computer c ON c.id = n.computer_id"
+        )
+        places = cursor.fetchall()
+    assert {label for label, _ in places} == {LABEL}
+    assert {host for _, host in places} <= {"node1", "node2", "node3", "node4"}
+    # the next run goes where the last one went, and has nothing to do
+    assert campaign.run(progress=False).computed == 0
+
+
+def test_a_computer_that_is_not_there(profile: Profile) -> None:
+    campaign = gr.Campaign("nowhere", profile)
+    campaign.map(double, x=[1])
+    with pytest.raises(gr.GrangeError, match=r"lumi.*no executor is called so"):
+        campaign.run(progress=False, executor="lumi")
+
+
+RUN = """
+import sys
+import grange as gr
+profile = gr.open(sys.argv[1])
+campaign = gr.Campaign("slow", profile)
+campaign.map(gr.ShellJob("sh -c 'printf x >> {tally}/{{n}}; sleep 0.2; echo {{n}}'"), n=range(200))
+campaign.run(progress=False, executor="{label}")
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_going_on_with_what_runs_there(
+    there: Profile, cluster: Cluster, tmp_path: Path, how: signal.Signals
+) -> None:
+    tally = Path(cluster.work_dir) / f"tally-{how.name}"
+    cluster.shell(f"mkdir {tally}")
+    script = tmp_path / "slow.py"
+    script.write_text(RUN.format(tally=tally, label=LABEL))
+    command = [sys.executable, str(script), str(there.home)]
+    first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 60
+    while len(list(tally.iterdir())) < 40:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    first.send_signal(how)
+    said = first.communicate()[1]
+    if how == signal.SIGINT:
+        assert f"go on on {LABEL}" in said
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert states(there, "slow") == {("finished", 0): 200}
+    assert {path.read_text() for path in tally.iterdir()} == {"x"}
+    with there.transaction() as cursor:
+        cursor.execute("SELECT max(attempt) FROM process")
+        assert cursor.fetchone() == (1,)
+
+
+def test_kill_by_the_command_line(
+    there: Profile, cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    campaign = gr.Campaign("endless", there)
+    campaign.map(gr.ShellJob("sh -c 'echo begun {n}; sleep 600'"), n=range(30))
+    script = "import sys, grange as gr; gr.Campaign('endless', gr.open(sys.argv[1])).run(progress=False)"
+    campaign.submit(executor=LABEL)
+    runner = subprocess.Popen([sys.executable, "-c", script, str(there.home)])
+    home = ["--home", str(there.home)]
+    until = time.monotonic() + 60
+    while "sleep 600" not in cluster.shell("ps -ef"):
+        assert time.monotonic() < until
+        time.sleep(0.2)
+    assert run([*home, "process", "kill", "endless/0"]) == 0
+    while ("killed", None) not in states(there, "endless"):
+        assert time.monotonic() < until
+        time.sleep(0.2)
+    os.kill(runner.pid, signal.SIGKILL)
+    runner.wait()
+    # nobody runs it any more: whoever kills sees to it
+    assert run([*home, "computer", "kill", LABEL, "--dry-run"]) == 0
+    assert "29 calls on campaigns would be ended" in capsys.readouterr().out
+    assert run([*home, "campaign", "kill", "endless", "--yes"]) == 0
+    assert states(there, "endless") == {("killed", None): 30}
+    until = time.monotonic() + 20
+    while "sleep 600" in cluster.shell("ps -ef"):
+        assert time.monotonic() < until
+        time.sleep(0.2)
+    # what was written until then is kept
+    with there.transaction() as cursor:
+        cursor.execute("SELECT count(*) FROM link WHERE type = 'create' AND label = 'retrieved'")
+        (kept,) = cursor.fetchone() or (0,)
+    assert 1 <= kept <= 30
