@@ -58,6 +58,7 @@ class Testbed:
     def allocate(self, nodes_each: int | None = None) -> None:
         """Fill all nodes with allocations of so many (None: one allocation), and wait for their workers."""
         computer, remote = self.site.computer, self.site.remote
+        remote.ask("server", {"settings": remote.settings, "do": "start"})
         each = nodes_each or self.cluster.nodes
         wishes = [
             request_on(computer, nodes=each, walltime_s=14400, idle_s=7200)
@@ -66,7 +67,6 @@ class Testbed:
         started = launcher.start(self.profile, self.site, wishes)
         if started.refused is not None:
             raise started.refused
-        remote.ask("server", {"settings": remote.settings, "do": "start"})
         self.wait_for_cores(self.slots)
 
     def inside(self, script: Path, *arguments: str, timeout_s: float = 3600.0) -> str:

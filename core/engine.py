@@ -27,9 +27,8 @@ from grange.farm.executor import Executor
 from grange.farm.result import ResultPack
 from grange.farm.task import Batch, Resources, Task
 
-#: Seconds of work that are kept submitted ahead: enough to bury a transaction, little enough that the
-#: record stays close behind the results.
-AHEAD_S = 3.0
+#: So many calls may be under way, or four for each slot.
+LARGEST_WINDOW = 20_000
 SMALLEST_SLICE = 16
 LARGEST_SLICE = 2000
 POLL_S = 0.25
@@ -197,12 +196,13 @@ class CampaignRun:
             self.listener(self.progress)
 
     def _window(self) -> int:
-        """How many calls may be under way: some seconds' work at the rate of late."""
+        """How many calls may be under way: work for a while at the rate of late."""
         rate = 0.0
         if len(self._recent) > 1:
             (t0, n0), (t1, n1) = self._recent[0], self._recent[-1]
             rate = (n1 - n0) / max(t1 - t0, 1e-3)
-        return int(min(20_000, max(SMALLEST_SLICE * self.executor.slots, rate * AHEAD_S)))
+        executor = self.executor
+        return int(min(max(LARGEST_WINDOW, 4 * executor.slots), max(executor.ahead, rate * executor.ahead_s)))
 
     def _all_slices(self) -> Iterator[tuple[int, int, list[Call]]]:
         salt = b"campaign %d" % self.campaign_id

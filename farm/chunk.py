@@ -30,7 +30,13 @@ class Sizing:
 
 
 #: For nodes of a cluster: a chunk is an interpreter, a task of a server, and four files or more.
-CLUSTER = Sizing(target_s=60.0, start_s=0.15, first=8, most=20000, least=200, least_s=5.0)
+CLUSTER = Sizing(target_s=180.0, start_s=0.1, first=8, most=20000, least=200, least_s=5.0)
+#: So many results are worth a file on a file system that many share, and a command by SSH.
+TOGETHER = 50
+#: The first results of a kind tell what such a task takes. Units: seconds.
+FIRST_FLUSH_S = 0.5
+#: No result is kept longer for the sake of files; and with short tasks none comes sooner for nothing.
+LONGEST_FLUSH_S, SHORTEST_FLUSH_S = 60.0, 5.0
 
 
 def chunk_size(queued: int, slots: int, task_s: float | None, sizing: Sizing) -> int:
@@ -59,12 +65,34 @@ def chunk_sizes(queued: int, slots: int, task_s: float | None, sizing: Sizing) -
     sizes: list[int] = []
     while queued > 0:
         size = chunk_size(queued, slots, task_s, sizing)
+        if task_s is not None and size > math.ceil(queued / (2 * max(1, slots))):
+            # What is left would make chunks that are not worth starting: equal ones, in whole rounds of all
+            # slots where they are more than those.
+            chunks = max(1, queued // size)
+            chunks -= chunks % slots if chunks > slots > 0 else 0
+            size = min(sizing.most, math.ceil(queued / chunks))
+            return sizes + [min(size, queued - start) for start in range(0, queued, size)]
         if task_s is None and len(sizes) >= slots:
             share = math.ceil(queued / (2 * max(1, slots)))
             size = min(queued, max(sizing.first, share), sizing.most)
         sizes.append(size)
         queued -= size
     return sizes
+
+
+def can_wait(queued: int, under_way: int, slots: int, task_s: float, sizing: Sizing) -> bool:
+    """Whether queued tasks may wait for more of their kind, so that chunks are large.
+
+    under_way: tasks that runners have or will find. They last for a while, and are many more.
+    """
+    return 4 * queued < under_way and under_way * task_s > 4 * sizing.least_s * slots
+
+
+def flush_interval_s(task_s: float | None) -> float:
+    """How long a runner may keep results back. task_s: what a task takes, None while nobody knows."""
+    if task_s is None:
+        return FIRST_FLUSH_S
+    return min(LONGEST_FLUSH_S, max(SHORTEST_FLUSH_S, TOGETHER * task_s))
 
 
 @dataclass(frozen=True, slots=True)

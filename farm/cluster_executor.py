@@ -49,8 +49,6 @@ WAIT_S = 15.0
 #: What comes within this time is fetched together: while nothing is known of how long tasks take, at the
 #: least, and where they take long. Units: seconds.
 FIRST_GATHER_S, GATHER_S, LONGEST_GATHER_S = 0.05, 0.2, 5.0
-#: Results of a chunk come back at least so often where tasks are short. Units: seconds.
-FLUSH_S = 5.0
 #: How long tasks of a kind of which nothing is known are held back behind the first of them. Units: seconds.
 HOLD_S = 3.0
 #: So many tasks that fail at once cast doubt on the node, not on the tasks.
@@ -78,7 +76,8 @@ class ClusterExecutor:
 
     spool_root: a folder of this campaign and computer alone. transport: shared, closed by whoever made it.
     fetch: reads input files that are given by key. expected_cores: what allocations may come to, for how much
-    is kept submitted. Errors: SpoolUnwritable.
+    is kept submitted. flush_s: how long results may be kept back there (None: by how long tasks take).
+    Errors: SpoolUnwritable.
     """
 
     #: What was sent goes on while nobody is connected: let it be much.
@@ -93,7 +92,7 @@ class ClusterExecutor:
         fetch: Fetch | None = None,
         expected_cores: int = 0,
         sizing: Sizing = CLUSTER,
-        flush_s: float = FLUSH_S,
+        flush_s: float | None = None,
     ) -> None:
         self.computer = computer
         self.remote = Remote(transport, computer)
@@ -432,7 +431,7 @@ class ClusterExecutor:
             found = []
             for group in self._queue.groups():
                 need = self._need(group.resources)
-                flush_s = flush_interval_s(self._task_s(group.kind), self._flush_s)
+                flush_s = self._flush_s or flush_interval_s(self._task_s(group.kind))
                 for size in self._sizes(group, max(1, int(need["cpus"]))):
                     tasks = [group.tasks[number] for number in range(size)]
                     chunk, refused = self._own.new_chunk(
@@ -486,8 +485,8 @@ class ClusterExecutor:
             return [first] * min(waiting // first, 2, slots)
         if now - first_at < HOLD_S:
             return []
-        # Nothing has come back: keep all slots busy, and the rest until it is known how to cut it. If somebody
-        # is at work, a task takes longer than that.
+        # Nothing has come back: keep all slots busy, and the rest until it is known how to cut it. If
+        # somebody is at work, a task takes longer than that.
         size = 1 if self._cores else min(self._sizing.first, -(-waiting // (2 * slots)))
         room = 2 * slots - sum(1 for chunk in self._open_there() if chunk.kind == group.kind)
         return [size] * min(room, waiting // size)

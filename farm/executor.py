@@ -22,6 +22,16 @@ class Executor(Protocol):
         ...
 
     @property
+    def ahead(self) -> int:
+        """How many tasks are worth having at hand while nobody knows how long they take."""
+        ...
+
+    @property
+    def ahead_s(self) -> float:
+        """For how long there should be work at hand. Units: seconds."""
+        ...
+
+    @property
     def outstanding(self) -> int:
         """How many submitted tasks have not been delivered yet."""
         ...
@@ -74,6 +84,18 @@ class OnThisMachine:
     """What is alike of executors whose tasks end with them."""
 
     note = ""
+    #: Enough to bury a transaction, little enough that the record stays close behind the results.
+    ahead_s = 3.0
+
+    @property
+    def slots(self) -> int:
+        """How many single-core tasks run at once."""
+        raise NotImplementedError
+
+    @property
+    def ahead(self) -> int:
+        """A few for each slot."""
+        return 16 * self.slots
 
     def under_way(self) -> dict[str, int]:
         """Nothing."""

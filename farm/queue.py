@@ -47,6 +47,10 @@ class Queue:
                 previous = kind
             group.tasks.append(task)
 
+    def groups(self) -> list[Group]:
+        """All groups, as they are now."""
+        return list(self._groups.values())
+
     def first(self) -> Group | None:
         """The group whose turn it is."""
         return next(iter(self._groups.values()), None)
