@@ -15,7 +15,7 @@ from grange.core.calcjob import CalcJob
 from grange.core.calls import Calls, Fixed
 from grange.core.engine import CampaignRun, Progress
 from grange.core.errors import CampaignBusy, InputInvalid, NameExists, NotFound
-from grange.core.executors import checked_name, open_executor
+from grange.core.executors import checked_name, computer_id_of, open_executor
 from grange.core.frame import lazy_results, results
 from grange.core.function_recipe import FunctionRecipe
 from grange.core.job_recipe import JobRecipe
@@ -132,10 +132,13 @@ class Campaign:
         """
         with self._locked():
             self._chosen(executor)
+            computer_id = computer_id_of(self.profile, executor)
             for calls, places in zip(self._maps, self._places, strict=True):
                 for start in range(0, len(calls), 2000):
                     slice_ = calls.slice(start, start + 2000, b"campaign %d" % self.id)
-                    recorded = record_calls(self.profile, self.id, calls, slice_, submit=False)
+                    recorded = record_calls(
+                        self.profile, self.id, calls, slice_, submit=False, computer_id=computer_id
+                    )
                     for call, process_id in zip(slice_, recorded.places, strict=True):
                         places[call.index] = process_id
         with self.profile.transaction() as cursor:

@@ -66,6 +66,13 @@ def checked_name(profile: Profile, executor: str | Executor) -> str | None:
     return _load(profile, executor).computer.label
 
 
+def computer_id_of(profile: Profile, executor: str | Executor | None) -> int | None:
+    """The row of the computer that an executor's name means; None for all others. Errors: as checked_name."""
+    if not isinstance(executor, str) or executor in NAMES:
+        return None
+    return _load(profile, executor).id
+
+
 def _load(profile: Profile, label: str) -> StoredComputer:
     try:
         with profile.transaction() as cursor:

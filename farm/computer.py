@@ -80,6 +80,6 @@ class Computer:
     hq_program: str = "hq"
     hq_binary: str = ""
     max_queued_jobs: int = 20
-    max_allocations: int = 4
+    max_allocations: int = 16
     connection_interval_s: float = 10.0
     slots: int = 0
