@@ -101,7 +101,7 @@ def test_what_is_said_wrongly(grange: Callable[..., Said], label: str) -> None:
         (("start", label, "--time", "90"), 2, "expected 2h, 90m"),
         (("start", label, "--time", "30s"), 1, "time: expected 60 seconds or more"),
         (("start", label, "--nodes", "4", "--max-nodes", "2"), 2, "expected at least 4"),
-        (("start", label, "--count", "5"), 1, r"beyond max_allocations (4)"),
+        (("start", label, "--count", "17"), 1, r"beyond max_allocations (16)"),
         (("start", "nowhere"), 1, "there is no computer 'nowhere'"),
         (("stop",), 2, "expected IDs of allocations, or --all"),
         (("stop", "1", "--all"), 2, "expected IDs of allocations, or --all"),
