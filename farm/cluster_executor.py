@@ -49,6 +49,8 @@ WAIT_S = 15.0
 #: What comes within this time is fetched together: while nothing is known of how long tasks take, at the
 #: least, and where they take long. Units: seconds.
 FIRST_GATHER_S, GATHER_S, LONGEST_GATHER_S = 0.05, 0.2, 5.0
+#: So many commands may be spent on a few results each.
+FREE_LOOKS = 5.0
 #: How long tasks of a kind of which nothing is known are held back behind the first of them. Units: seconds.
 HOLD_S = 3.0
 #: So many tasks that fail at once cast doubt on the node, not on the tasks.
@@ -120,6 +122,7 @@ class ClusterExecutor:
         self._outstanding = 0
         self._cores = 0
         self._asked = False
+        self._looks = FREE_LOOKS
         self._closing = False
         self._error: BaseException | None = None
         self._threads: list[threading.Thread] = []
@@ -547,11 +550,16 @@ class ClusterExecutor:
                 self._cores = news.cores
         broken = [f"the node {name} is broken and gets nothing more" for name in news.broken]
         self._note(*news.problems, *broken)
+        if news.marks:
+            self._looks = max(-1.0, self._looks - 1.0)
         for name, marks in news.marks.items():
             self._take(runs[name], marks)
 
     def _gather_s(self) -> float:
-        """For how long results are waited for once there are some: until they are worth a command."""
+        """For how long results are waited for once there are some: until they are worth a command.
+
+        The first few need not be.
+        """
         tasks, core_s = 0, 0.0
         for chunk in self._open_there():
             task_s = self._task_s(chunk.kind)
@@ -559,8 +567,10 @@ class ClusterExecutor:
                 return FIRST_GATHER_S
             tasks += len(chunk.open_ids)
             core_s += len(chunk.open_ids) * (task_s or 0.0) * max(1, int(chunk.need.get("cpus") or 1))
+        if self._looks > 0.0:
+            return GATHER_S
         each_s = core_s / max(1, tasks) / max(1, self._cores)
-        return min(LONGEST_GATHER_S, max(GATHER_S, TOGETHER * each_s))
+        return min(LONGEST_GATHER_S, max(GATHER_S, min(tasks, TOGETHER) * each_s))
 
     def _has_business(self) -> bool:
         return any(
@@ -611,6 +621,7 @@ class ClusterExecutor:
         if pack is None or not pack.results:
             return
         self._ready.append(pack)
+        self._looks = min(FREE_LOOKS, self._looks + len(pack.results) / (2 * TOGETHER))
         if chunk.kind is not None:
             known = self._estimates.get(chunk.kind, Estimate())
             wall_s = sum(result.wall_s for result in pack.results)
