@@ -14,6 +14,7 @@ from grange.core.errors import InputInvalid, NotFound
 from grange.core.profile import Profile
 from grange.farm.chunk_folder import Fetch
 from grange.farm.executor import Executor
+from grange.farm.offer import Offer
 from grange.repository import Key
 
 #: Names that computers cannot have.
@@ -95,7 +96,7 @@ def _on_computer(profile: Profile, campaign_id: int, label: str) -> Iterator[Ope
             stored.computer,
             transport,
             fetch=_fetch(profile),
-            expected_cores=_expected_cores(profile, stored),
+            offer=_offer(profile, stored),
         )
         try:
             yield OpenExecutor(made, stored.id)
@@ -103,17 +104,31 @@ def _on_computer(profile: Profile, campaign_id: int, label: str) -> Iterator[Ope
             made.close()
 
 
-def _expected_cores(profile: Profile, stored: StoredComputer) -> int:
-    """The cores that the allocations of its policy come to."""
+def _offer(profile: Profile, stored: StoredComputer) -> Offer:
+    """What the allocations of a computer come to: those that are there, and those of its policy."""
     if stored.computer.hyperqueue == "none":
-        return 0
+        return Offer()
     with profile.transaction() as cursor:
         cursor.execute(
-            "SELECT max_allocations * nodes FROM allocation_policy WHERE computer_id = %s", (stored.id,)
+            """
+            SELECT nodes, walltime_s, max_allocations FROM allocation_policy
+            WHERE computer_id = %(id)s AND max_allocations > 0
+            UNION ALL
+            SELECT nodes, walltime_s, 1 FROM allocation
+            WHERE computer_id = %(id)s AND state IN ('submitting', 'queued', 'running')
+            """,
+            {"id": stored.id},
         )
-        row = cursor.fetchone()
-    nodes = int(row[0]) if row else stored.computer.max_allocations
-    return nodes * (stored.computer.cores_per_node or 1)
+        rows = cursor.fetchall()
+    if not rows:
+        nodes = stored.computer.max_allocations
+        return Offer(nodes * (stored.computer.cores_per_node or 1))
+    most = max(nodes * count for nodes, _, count in rows)
+    return Offer(
+        most * (stored.computer.cores_per_node or 1),
+        max(nodes for nodes, _, _ in rows),
+        float(max(walltime_s for _, walltime_s, _ in rows)),
+    )
 
 
 def _fetch(profile: Profile) -> Fetch:

@@ -35,6 +35,7 @@ from grange.farm.errors import (
 )
 from grange.farm.function import by_value
 from grange.farm.node_count import node_count
+from grange.farm.offer import Offer
 from grange.farm.queue import Group, Queue
 from grange.farm.remote import Remote
 from grange.farm.result import ResultPack
@@ -77,7 +78,7 @@ class ClusterExecutor:
     reached for a while holds both back and loses nothing.
 
     spool_root: a folder of this campaign and computer alone. transport: shared, closed by whoever made it.
-    fetch: reads input files that are given by key. expected_cores: what allocations may come to, for how much
+    fetch: reads input files that are given by key. offer: what allocations come to, for how much
     is kept submitted. flush_s: how long results may be kept back there (None: by how long tasks take).
     Errors: SpoolUnwritable.
     """
@@ -92,7 +93,7 @@ class ClusterExecutor:
         transport: Transport,
         *,
         fetch: Fetch | None = None,
-        expected_cores: int = 0,
+        offer: Offer | None = None,
         sizing: Sizing = CLUSTER,
         flush_s: float | None = None,
     ) -> None:
@@ -108,7 +109,7 @@ class ClusterExecutor:
             self._there = FileSpool(self.remote, lambda: self._closing)
         self._root = Path(spool_root)
         self._fetch = fetch
-        self._expected = expected_cores
+        self._offer = offer or Offer()
         self._sizing = sizing
         self._flush_s = flush_s
         self._changed = threading.Condition()
@@ -142,7 +143,7 @@ class ClusterExecutor:
     @property
     def slots(self) -> int:
         """How many single-core tasks may run at once, when all allocations that are wanted are there."""
-        return max(self._cores, self._expected, CORES_GUESSED)
+        return max(self._cores, self._offer.cores, CORES_GUESSED)
 
     @property
     def ahead(self) -> int:
@@ -313,6 +314,7 @@ class ClusterExecutor:
             )
         if computer.scheduler == "direct" and nodes > 1:
             raise TaskRefused(f"a task asks for {nodes} nodes; {label} is one machine")
+        self._refuse_beyond_offer(resources, nodes)
         return {
             "cpus": self._cpus(resources, nodes),
             "memory_mb": resources.memory_mb,
@@ -320,6 +322,20 @@ class ClusterExecutor:
             "nodes": nodes,
             "walltime_s": resources.walltime_s,
         }
+
+    def _refuse_beyond_offer(self, resources: Resources, nodes: int) -> None:
+        """Refuse what no allocation can hold. Errors: TaskRefused."""
+        label, offer = self.computer.label, self._offer
+        if offer.nodes is not None and nodes > offer.nodes:
+            raise TaskRefused(
+                f"a task asks for {nodes} nodes; the allocations of {label} have {offer.nodes}: "
+                f"grange allocation scale {label} --nodes {nodes}"
+            )
+        if offer.walltime_s is not None and (resources.walltime_s or 0) > offer.walltime_s:
+            raise TaskRefused(
+                f"a task asks for a walltime of {resources.walltime_s:g} s; the allocations of {label} run "
+                f"{offer.walltime_s:g} s: grange allocation scale {label} --time …"
+            )
 
     def _cpus(self, resources: Resources, nodes: int) -> int:
         """How many cpus a task takes: the wheel knows nothing else, so memory is counted in cpus there."""

@@ -25,6 +25,7 @@ from grange.farm.allocation import AllocationPaths, job_script, request_on, sett
 from grange.farm.cluster_executor import ClusterExecutor
 from grange.farm.computer import Computer
 from grange.farm.connection import open_transport
+from grange.farm.offer import Offer
 from grange.farm.remote import Remote
 from grange.farm.transport import Transport
 
@@ -291,3 +292,33 @@ def go_on(site: Site, spool: Path, delivered: Delivered, wanted: set[str]) -> No
     assert {name: ran.count(name) for name in wanted} == dict.fromkeys(wanted, 1)
     heir.close()
     assert list(spool.iterdir()) == []
+
+
+@pytest.mark.parametrize("site", ["slurm"], indirect=True)
+def test_the_bound_on_queued_jobs_holds_for_all(site: Site, tmp_path: Path) -> None:
+    """Two at once: never more elements in the queue than the computer allows to all of us together. (That of
+    allocations is in tests/integration/test_allocation.py.)"""
+    most = 0
+    with site.executor(tmp_path / "one") as one, site.executor(tmp_path / "two") as two:
+        for name, executor in (("one", one), ("two", two)):
+            executor.submit(Batch(tuple(shell(f"{name}{n}", "sleep 0.5") for n in range(60))))
+        results = 0
+        until = time.monotonic() + 120
+        while results < 120:
+            assert time.monotonic() < until
+            for executor in (one, two):
+                packs = executor.poll(0.2)
+                executor.acknowledge(packs)
+                results += sum(len(pack.results) for pack in packs)
+            most = max(most, len(site.cluster.shell("squeue -h -r").split("\n")) - 1)
+    assert 2 <= most <= site.computer.max_queued_jobs
+
+
+def test_what_no_allocation_can_hold_is_refused(site: Site, spool: Path) -> None:
+    offer = Offer(cores=8, nodes=2, walltime_s=600)
+    with ClusterExecutor(spool, site.computer, site.transport, offer=offer) as executor:
+        with pytest.raises(TaskRefused, match="walltime of 3600 s"):
+            executor.submit(Batch((shell("a", "true"),), Resources(walltime_s=3600)))
+        if site.computer.scheduler == "slurm":
+            with pytest.raises(TaskRefused, match="3 nodes"):
+                executor.submit(Batch((shell("a", "true"),), Resources(cpus=12)))
