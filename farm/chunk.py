@@ -36,7 +36,7 @@ TOGETHER = 50
 #: The first results of a kind tell what such a task takes. Units: seconds.
 FIRST_FLUSH_S = 0.5
 #: No result is kept longer for the sake of files; and with short tasks none comes sooner for nothing.
-LONGEST_FLUSH_S, SHORTEST_FLUSH_S = 60.0, 5.0
+LONGEST_FLUSH_S, SHORTEST_FLUSH_S = 60.0, 8.0
 
 
 def chunk_size(queued: int, slots: int, task_s: float | None, sizing: Sizing) -> int:
