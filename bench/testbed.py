@@ -118,7 +118,7 @@ def _stop_database(home: Path) -> None:
 
 def machine() -> dict[str, Any]:
     """What a result was measured on, and how busy that was with other things."""
-    slurm = subprocess.run(["sinfo", "--version"], capture_output=True, text=True, check=False).stdout.strip()
+    slurm = subprocess.run(["slurmd", "-V"], capture_output=True, text=True, check=False).stdout.strip()
     return {
         "cores": CORES,
         "python": platform.python_version(),
