@@ -396,10 +396,13 @@ class ZipReader:
 # ------------------------------------------------------------------------------------------------ results
 
 
+Tell = Callable[[int, bool, int, int], None]
+
+
 class Results:
     """What became of the tasks of one chunk: marks, and packs handed over part by part.
 
-    tell(number, results, blobs) is called when pack `number` is in its place.
+    tell(number, complete, results, blobs) is called when pack `number` is in its place.
     """
 
     def __init__(
@@ -407,7 +410,7 @@ class Results:
         folder: str,
         count: int,
         flush_s: float,
-        tell: Callable[[int, int, int], None],
+        tell: Tell,
         patience_s: Optional[float] = None,
     ) -> None:
         self._folder = folder
@@ -426,13 +429,15 @@ class Results:
         #: Results are held back until one of them shows that this node can run the program.
         self.holding = False
         self.last: Optional[Json] = None
-        # Another runner that makes progress is waited for.
-        marks: Optional[bytes] = None if patience_s else b""
-        self._fd = spool_open(os.path.join(folder, "marks"), os.O_RDWR | os.O_CREAT)
+        self._live_s = patience_s / 3 if patience_s else None
+        self._live_at = 0.0
+        path = os.path.join(folder, "marks")
+        self._fd = spool_open(path, os.O_RDWR | os.O_CREAT)
+        # Another runner that is at work is waited for.
+        life: object = None
         while not lock_alone(self._fd, patience_s):
-            before = marks
-            marks = os.pread(self._fd, 4 * count + 8, 0)
-            if marks == before:
+            before, life = life, life_of(path)
+            if life == before or not patience_s:
                 os.close(self._fd)
                 raise Occupied
         self._marks = array.array("I", os.pread(self._fd, 4 * count + 8, 0))
@@ -442,6 +447,20 @@ class Results:
             self._save()
         self._number = 1 + self._settle()
         self._suspect = self.running()
+
+    def live(self, now: float) -> None:
+        """Show whoever waits for the chunk that we are at work on it, however long a task takes."""
+        if self._live_s is not None and now >= self._live_at:
+            self._live_at = now + self._live_s
+            try:
+                os.utime(self._fd)
+            except OSError:
+                pass
+
+    @property
+    def complete(self) -> bool:
+        """Whether all is done. Our own marks: to close their file, opened anew, would end our lock on it."""
+        return all(self._marks[2:])
 
     def unlock(self) -> None:
         """Let another runner at the chunk."""
@@ -566,10 +585,11 @@ class Results:
             try:
                 os.rename(path + ".part", path + ".zip")
             except OSError as problem:
-                # Whoever went on elsewhere with a chunk that we were stopped at has done it for us.
-                if not os.path.exists(path + ".zip"):
+                # Whoever went on elsewhere with a chunk that we were stopped at has done it for us, and the
+                # pack may have been fetched since.
+                if problem.errno != errno.ENOENT or not os.path.exists(self._folder):
                     raise SpoolFailed(str(problem)) from problem
-            self._tell(number, len(results), blobs)
+            self._tell(number, self.complete, len(results), blobs)
 
     def flush_if_due(self) -> None:
         if self.due is not None and time.monotonic() >= self.due:
@@ -582,7 +602,8 @@ class Results:
     def _flusher(self) -> None:
         try:
             while not self._closed:
-                self._dirty.wait()
+                self._dirty.wait(self._live_s)
+                self.live(time.monotonic())
                 due = self.due
                 if due is not None:
                     time.sleep(max(0.0, due - time.monotonic()))
@@ -635,6 +656,18 @@ def lock_alone(fd: int, patience_s: Optional[float] = None) -> bool:
             if until is not None and time.monotonic() >= until:
                 return False
             time.sleep(0.05)
+
+
+def life_of(path: str) -> Tuple[bytes, int]:
+    """What of a marks file changes while a runner is at work: its content, or the time of its last change.
+
+    Opened anew each time, because a shared file system goes on showing an open file as it was.
+    """
+    try:
+        with open(path, "rb") as file:
+            return file.read(), os.fstat(file.fileno()).st_mtime_ns
+    except FileNotFoundError:
+        return b"", 0
 
 
 def failed_at_once(result: Json) -> bool:
@@ -914,6 +947,8 @@ class Control:
             with open(os.path.join(self._folder, "cancel"), encoding="utf-8") as file:
                 ids = json.load(file)
         except (FileNotFoundError, NotADirectoryError):
+            # Without its folder nobody wants the chunk any more.
+            self._all = self._all or not os.path.isdir(self._folder)
             return
         self._all = not ids
         self._ids = set(ids)
@@ -977,6 +1012,7 @@ class Watch:
                 control.ending = control.ending or event.si_signo == signal.SIGTERM
             now = time.monotonic()
             results.flush_if_due()
+            results.live(now)
             if poll_at and now >= poll_at:
                 used = resident_bytes(descendants(self._known))
                 peak = max(peak, used)
@@ -994,6 +1030,9 @@ class Watch:
                     reason, kill_at = "walltime", now + self._grace_s
                 if reason and reason != "memory":
                     self._send(pid, signal.SIGTERM)
+                if reason == "ended":
+                    # Whoever ends us may not wait for long: what is finished comes first.
+                    results.flush()
             if reason and now >= kill_at:
                 self._send(pid, signal.SIGKILL)
                 kill_at = now + 1.0
@@ -2100,7 +2139,7 @@ def read_answer(path: str, results: Results) -> Optional[Json]:
 class Chunk:
     """A chunk folder, opened: what is to be done, and what has been done."""
 
-    def __init__(self, folder: str, tell: Callable[[int, int, int], None], judge: bool = False) -> None:
+    def __init__(self, folder: str, tell: Tell, judge: bool = False) -> None:
         self.folder = folder
         self.pack = ZipReader(os.path.join(folder, "chunk.zip"))
         self.spec: Json = json.loads(self.pack.read("chunk.json"))
@@ -2129,7 +2168,7 @@ class Chunk:
 def run_chunk(
     folder: str,
     control: Control,
-    tell: Callable[[int, int, int], None],
+    tell: Tell,
     death: Optional[int],
     judge: bool = False,
 ) -> None:
@@ -2419,7 +2458,7 @@ def serve_lines(lines: Any, reports: int, control: Control) -> None:
             request = json.loads(line)
             folder = request["chunk"]
 
-            def tell(number: int, results: int, blobs: int, folder: str = folder) -> None:
+            def tell(number: int, _complete: bool, results: int, blobs: int, folder: str = folder) -> None:
                 report(reports, {"chunk": folder, "pack": number, "results": results, "blobs": blobs})
 
             began = time.monotonic()
@@ -2438,8 +2477,7 @@ def report(fd: int, message: Json) -> None:
 def run(folder: str) -> int:
     """Run one chunk, in a child, so that a call that ends the interpreter ends neither us nor the others."""
     die_with_parent(signal.SIGTERM)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS | {signal.SIGINT})
     folder = os.path.abspath(folder)
     speak_into(os.path.join(os.path.dirname(folder), "log"))
     death: Optional[int] = None
@@ -2450,7 +2488,8 @@ def run(folder: str) -> int:
         if pid == 0:
             code = 1
             try:
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS | {signal.SIGINT})
                 die_with_parent(signal.SIGTERM)
                 code = run_once(folder, death)
             except SpoolFailed as problem:
@@ -2498,6 +2537,8 @@ def twin_of(folder: str) -> str:
     done = set(marks[2:])
     marks[:2] = array.array("I", [IDLE, 0])
     try:
+        for name in ("cancel", "suspects"):
+            copy_small(os.path.join(folder, name), os.path.join(twin, name))
         for name in os.listdir(folder):
             # Complete, though the other was stopped before it said so; what is not complete is its own.
             if name.startswith("result-") and name.endswith(".part") and int(name[7:-5]) in done:
@@ -2510,6 +2551,17 @@ def twin_of(folder: str) -> str:
     return twin
 
 
+def copy_small(source: str, target: str) -> None:
+    """Copy a small file, if it is there."""
+    try:
+        with open(source, "rb") as file:
+            content = file.read()
+    except FileNotFoundError:
+        return
+    with open(target, "wb") as file:
+        file.write(content)
+
+
 def settle(folder: str, outcome: str, message: str, ids: Optional[Set[str]] = None) -> bool:
     """Say of a chunk's tasks (None: all) that have no result what became of them, in a pack of the chunk.
 
@@ -2520,9 +2572,7 @@ def settle(folder: str, outcome: str, message: str, ids: Optional[Set[str]] = No
     tasks = json.loads(pack.read("chunk.json"))["tasks"]
     pack.close()
     try:
-        results = Results(
-            folder, len(tasks), 0.5, lambda number, _results, _blobs: numbers.append(number), 0.0
-        )
+        results = Results(folder, len(tasks), 0.5, lambda number, *_: numbers.append(number), 0.0)
     except Occupied:
         return False
     for index, task in enumerate(tasks):
@@ -2550,12 +2600,13 @@ def supervise(pid: int, folder: str) -> int:
     mark = os.path.join(folder, "cancel")
     seen, kill_at = 0, 0.0
     while True:
-        event = signal.sigtimedwait(SIGNALS, Control.INTERVAL_S)
+        event = signal.sigtimedwait(SIGNALS | {signal.SIGINT}, Control.INTERVAL_S)
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
             return status
         if event is not None and event.si_signo != signal.SIGCHLD:
-            send([pid], event.si_signo)
+            # HyperQueue ends a task by SIGINT to its process group, and a second later by SIGKILL.
+            send([pid], signal.SIGTERM if event.si_signo == signal.SIGINT else event.si_signo)
         try:
             changed = os.stat(mark).st_mtime_ns
         except OSError:
@@ -2599,9 +2650,9 @@ def run_once(folder: str, death: Optional[int], judge: bool = False) -> int:
     done = os.path.join(os.path.dirname(folder), "done")
     name = os.path.basename(folder)
 
-    def tell(number: int, _results: int, _blobs: int) -> None:
+    def tell(number: int, complete: bool, _results: int, _blobs: int) -> None:
         # the mark of the end, which follows at once, tells of the last pack too
-        if not all_done(folder):
+        if not complete:
             note(done, "%s.%d" % (name, number))
 
     try:
@@ -2643,15 +2694,15 @@ def note(folder: str, name: str) -> None:
 
 
 def main(arguments: List[str]) -> int:
-    if len(arguments) == 2 and arguments[0] == "serve":
-        try:
+    try:
+        if len(arguments) == 2 and arguments[0] == "serve":
             return serve(int(arguments[1]))
-        except SpoolFailed as problem:
-            fail(problem)
-    if len(arguments) == 2 and arguments[0] == "run":
-        return run(arguments[1])
-    if len(arguments) == 2 and arguments[0] == "judge":
-        return judge_chunk(arguments[1])
+        if len(arguments) == 2 and arguments[0] == "run":
+            return run(arguments[1])
+        if len(arguments) == 2 and arguments[0] == "judge":
+            return judge_chunk(arguments[1])
+    except SpoolFailed as problem:
+        fail(problem)
     sys.stderr.write("usage: runner.py run CHUNK_FOLDER | judge CHUNK_FOLDER | serve PARENT_PID\n")
     return 2
 

@@ -207,8 +207,8 @@ def test_a_pack_whose_writing_failed_is_never_finished(tmp_path: Path) -> None:
 # Life, death, and what comes after
 
 
-def told() -> tuple[list[tuple[int, int, int]], Any]:
-    calls: list[tuple[int, int, int]] = []
+def told() -> tuple[list[tuple[int, bool, int, int]], Any]:
+    calls: list[tuple[int, bool, int, int]] = []
     return calls, lambda *what: calls.append(what)
 
 
@@ -220,7 +220,7 @@ def test_a_second_life_goes_on_where_the_first_ended(tmp_path: Path) -> None:
     results.add(1, runner.result_of({"id": "b"}, "finished"))
     results.flush()
     results.begin(2)
-    assert calls == [(1, 1, 1)]
+    assert calls == [(1, False, 1, 1)]
 
     again = runner.Results(str(tmp_path), 4, 0.5, tell)
     assert [again.done(index) for index in range(4)] == [False, True, False, False]
@@ -231,7 +231,7 @@ def test_a_second_life_goes_on_where_the_first_ended(tmp_path: Path) -> None:
     assert again.keep(b"content") == first
     again.add(2, runner.result_of({"id": "c"}, "finished"))
     again.close()
-    assert calls[1:] == [(2, 1, 0)]
+    assert calls[1:] == [(2, False, 1, 0)]
     assert read_result_pack(tmp_path / "result-2.zip").blobs == 0
 
 
