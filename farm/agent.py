@@ -224,6 +224,7 @@ class Job:
         self.handed: List[Json] = content.get("handed", [])
         self.losses: Dict[str, int] = content.get("losses", {})
         self.later: Dict[str, float] = content.get("later", {})
+        self._folders: Optional[Dict[str, List[str]]] = None
 
     def save(self) -> None:
         write_json(
@@ -244,15 +245,17 @@ class Job:
 
     def twins(self, chunk: str) -> List[str]:
         """The folders of a chunk: its own, and those where others went on with it."""
-        names = (name for name in names_in(self.run) if name.partition("+")[0] == chunk)
-        return [self.folder(name) for name in names]
+        if self._folders is None:
+            # Looked up once: a run may have thousands of chunks.
+            self._folders = folders_of(self.run)
+        return [self.folder(name) for name in self._folders.get(chunk, ())]
 
     def is_open(self, chunk: str) -> bool:
         """Whether something of the chunk is still to be done."""
-        folder = self.folder(chunk)
-        if not os.path.exists(os.path.join(folder, "chunk.zip")):
+        twins = self.twins(chunk)
+        if not twins or not os.path.exists(os.path.join(self.folder(chunk), "chunk.zip")):
             return False
-        return not any(runner.all_done(twin) for twin in self.twins(chunk))
+        return not any(runner.all_done(twin) for twin in twins)
 
     def waiting(self) -> List[str]:
         """The open chunks that nobody has."""
@@ -265,6 +268,15 @@ class Job:
         for entry in self.handed:
             entry["chunks"] = [None if chunk in gone else chunk for chunk in entry["chunks"]]
         self.handed = [entry for entry in self.handed if any(entry["chunks"])]
+
+
+def folders_of(run: str) -> Dict[str, List[str]]:
+    """Chunk → the names of its folders: its own, and those where others went on with it."""
+    found: Dict[str, List[str]] = {}
+    for name in names_in(run):
+        if name.startswith("chunk-"):
+            found.setdefault(name.partition("+")[0], []).append(name)
+    return found
 
 
 def unpack(run: str, name: str) -> None:
@@ -362,7 +374,7 @@ def take_back(job: Job, chunk: str, reason: str) -> str:
         limit = PATIENCE
     else:
         limit = 3 * runner.DEATHS
-    done = max(runner.done_in(twin) for twin in job.twins(chunk))
+    done = max((runner.done_in(twin) for twin in job.twins(chunk)), default=0)
     if done > job.losses.get(chunk + " done", 0):
         # it got on: what it dies of is not always the same task
         job.losses[chunk + " done"] = done
@@ -1421,7 +1433,7 @@ def workers(work: str) -> Json:
     folder = os.path.join(work, "hosts")
     for name in names_in(folder):
         path = os.path.join(folder, name)
-        if age_s(path) < runner.ALIVE_S:
+        if not name.endswith(".part") and age_s(path) < runner.ALIVE_S:
             cores += int((read_json(path) or {}).get("cores", 0))
             count += 1
     folder = os.path.join(work, "broken")
@@ -1446,8 +1458,7 @@ def poll(request: Json) -> Json:
                 unlink(os.path.join(runs[name], chunk, "result-%s.zip" % what))
             unlink(os.path.join(runs[name], "done", word))
     for name, chunks in request.get("drop", {}).items():
-        for chunk in chunks:
-            drop(runs[name], chunk)
+        drop(runs[name], chunks)
     until = time.monotonic() + float(request.get("wait_s", 0))
     gather_s = float(request.get("gather_s", 0.2))
     said: Set[str] = set()
@@ -1482,18 +1493,18 @@ def poll(request: Json) -> Json:
 
 def marks_of(run: str) -> Json:
     found: Json = {}
-    for word in names_in(os.path.join(run, "done")):
+    words = names_in(os.path.join(run, "done"))
+    folders = folders_of(run) if words else {}
+    for word in words:
         chunk, _, what = word.rpartition(".")
         if what == "end":
-            base = chunk.partition("+")[0]
             packs = []
-            for name in names_in(run):
-                if name.partition("+")[0] == base:
-                    packs += [
-                        os.path.join(name, pack)
-                        for pack in names_in(os.path.join(run, name))
-                        if pack.startswith("result-") and pack.endswith(".zip")
-                    ]
+            for name in folders.get(chunk.partition("+")[0], ()):
+                packs += [
+                    os.path.join(name, pack)
+                    for pack in names_in(os.path.join(run, name))
+                    if pack.startswith("result-") and pack.endswith(".zip")
+                ]
             found[word] = [[pack, size_of(os.path.join(run, pack))] for pack in packs]
         else:
             pack = os.path.join(chunk, "result-%s.zip" % what)
@@ -1505,7 +1516,7 @@ def is_over(run: str) -> bool:
     """Whether all chunks of a run that are here are done."""
     marks = names_in(os.path.join(run, "done"))
     ended = {word.partition(".")[0].partition("+")[0] for word in marks if word.endswith(".end")}
-    return all(name.partition("+")[0] in ended for name in names_in(run) if name.startswith("chunk-"))
+    return ended.issuperset(folders_of(run))
 
 
 def size_of(path: str) -> int:
@@ -1515,14 +1526,15 @@ def size_of(path: str) -> int:
         return -1
 
 
-def drop(run: str, chunk: str) -> None:
-    """Remove a chunk that is done with, and the folders beside it."""
-    base = os.path.basename(chunk)
-    for name in names_in(run):
-        if name.partition("+")[0] == base:
+def drop(run: str, chunks: Iterable[str]) -> None:
+    """Remove chunks that are done with, and the folders beside them."""
+    folders = folders_of(run)
+    bases = set(chunks)
+    for base in bases:
+        for name in folders.get(base, ()):
             shutil.rmtree(os.path.join(run, name), ignore_errors=True)
     for word in names_in(os.path.join(run, "done")):
-        if word.rpartition(".")[0].partition("+")[0] == base:
+        if word.rpartition(".")[0].partition("+")[0] in bases:
             unlink(os.path.join(run, "done", word))
 
 
@@ -1531,8 +1543,9 @@ def cancel(request: Json) -> Json:
     work = request["work"]
     for name, chunks in request["chunks"].items():
         run = run_folder(work, name)
+        folders = folders_of(run)
         for chunk, ids in chunks.items():
-            for twin in [twin for twin in names_in(run) if twin.partition("+")[0] == chunk]:
+            for twin in folders.get(chunk, ()):
                 folder = os.path.join(run, twin)
                 write_json(os.path.join(folder, "cancel"), sorted(ids))
                 runner.settle(folder, "cancelled", "cancelled before it began", set(ids) or None)
