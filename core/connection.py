@@ -37,7 +37,7 @@ from grange.farm.errors import (
     TransportUnavailable,
 )
 from grange.farm.local_transport import LocalTransport
-from grange.farm.socket_folder import socket_folder
+from grange.farm.socket_folder import leave_socket_folder, socket_folder
 from grange.farm.transport import Completed, Entry, Transport
 
 if TYPE_CHECKING:
@@ -305,14 +305,18 @@ class SharedConnection:
     def _hold(self, session: Connection) -> _Lease:
         """Become the holder, with the lock in hand: open the socket, say where it is, watch the lease."""
         try:
-            folder = socket_folder(self._profile.home / "connections", _SOCKET_NAME_BYTES)
+            folder = socket_folder(self._sockets, _SOCKET_NAME_BYTES)
             for left in folder.glob(f"{self._id}-*.sock"):  # nobody else holds it: these are of the dead
                 left.unlink(missing_ok=True)
             path = folder / f"{self._id}-{os.getpid()}-{os.urandom(4).hex()}.sock"
             transport = open_transport(
                 self._computer, master_folder(self._profile), ask=self._ask, permit=self._permit
             )
-            server = ConnectionServer(transport, path, self._computer.label)
+            try:
+                server = ConnectionServer(transport, path, self._computer.label)
+            except FileNotFoundError:  # the last holder of another computer was just leaving
+                path = socket_folder(self._sockets, _SOCKET_NAME_BYTES) / path.name
+                server = ConnectionServer(transport, path, self._computer.label)
         except OSError as error:
             raise TransportFailed(
                 self._computer.label,
@@ -326,6 +330,11 @@ class SharedConnection:
             raise
         threading.Thread(target=self._watch, args=(lease,), daemon=True).start()
         return lease
+
+    @property
+    def _sockets(self) -> Path:
+        """Where the sockets of this profile's holders lie."""
+        return self._profile.home / "connections"
 
     def _tell_holder(self, session: Connection, path: str) -> None:
         with database.transaction(session) as cursor:
@@ -343,6 +352,7 @@ class SharedConnection:
             return
         lease.ended.set()
         lease.server.close()
+        leave_socket_folder(self._sockets)
         lease.transport.close()
         with contextlib.suppress(Exception), database.transaction(lease.session) as cursor:
             cursor.execute(

@@ -36,16 +36,25 @@ def socket_folder(folder: Path, name_bytes: int) -> Path:
             return folder
         else:
             folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            made = Path(tempfile.mkdtemp(prefix="grange-", dir=_short_place()))
+            made = Path(tempfile.mkdtemp(prefix="grange-", dir=short_place()))
             try:
                 folder.symlink_to(made)
             except FileExistsError:  # another process was quicker
                 made.rmdir()
 
 
-def _short_place() -> str:
+def leave_socket_folder(folder: Path) -> None:
+    """Remove the short folder that a folder links to, if nobody has a socket in it."""
+    if folder.is_symlink():
+        with contextlib.suppress(OSError):
+            Path(os.readlink(folder)).rmdir()
+            folder.unlink()
+
+
+def short_place(longest: int = 40) -> str:
+    """A folder with a path of fewer bytes than longest, in which folders of our own can be made."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    if 0 < len(os.fsencode(runtime)) < 40 and os.access(runtime, os.W_OK):
+    if 0 < len(os.fsencode(runtime)) < longest and os.access(runtime, os.W_OK):
         return runtime
     return "/tmp"  # noqa: S108 – mkdtemp makes a folder of our own in it
 

@@ -163,7 +163,7 @@ def test_eight_processes_use_one_connection(
         assert [process.wait() for process in processes] == [0] * 8
     until(lambda: server.sessions() == [])
     assert state(profile, computer_id).host is None
-    assert list((profile.home / "connections").iterdir()) == []
+    assert not os.path.lexists(profile.home / "connections")  # a link to a short folder: both are gone
 
 
 def test_another_process_takes_over_when_the_holder_is_killed(
