@@ -39,15 +39,16 @@ FIRST_FLUSH_S = 0.5
 LONGEST_FLUSH_S, SHORTEST_FLUSH_S = 60.0, 8.0
 
 
-def chunk_size(queued: int, slots: int, task_s: float | None, sizing: Sizing) -> int:
+def chunk_size(queued: int, slots: int, task_s: float | None, sizing: Sizing, under_way: int = 0) -> int:
     """How many of the queued tasks the next chunk should hold.
 
     task_s: the expected duration of one task in seconds, None while none has been measured. The share
     of a slot is halved (guided self-scheduling), so that an estimate that was too low is mended later.
+    under_way: tasks that were handed over and have not ended; half of them are reckoned to be still to come.
     """
     if queued <= 0:
         return 0
-    share = math.ceil(queued / (2 * max(1, slots)))
+    share = math.ceil((queued + under_way / 2) / (2 * max(1, slots)))
     if task_s is None:
         return min(queued, sizing.first, share)
     each = max(task_s, 1e-6)
@@ -56,7 +57,9 @@ def chunk_size(queued: int, slots: int, task_s: float | None, sizing: Sizing) ->
     return max(1, min(queued, wanted, sizing.most))
 
 
-def chunk_sizes(queued: int, slots: int, task_s: float | None, sizing: Sizing) -> list[int]:
+def chunk_sizes(
+    queued: int, slots: int, task_s: float | None, sizing: Sizing, under_way: int = 0
+) -> list[int]:
     """The sizes of all chunks of a batch that is handed over at once.
 
     While nothing is known, the first chunks are small, so that something is soon, and the others take half
@@ -64,8 +67,8 @@ def chunk_sizes(queued: int, slots: int, task_s: float | None, sizing: Sizing) -
     """
     sizes: list[int] = []
     while queued > 0:
-        size = chunk_size(queued, slots, task_s, sizing)
-        if task_s is not None and size > math.ceil(queued / (2 * max(1, slots))):
+        size = chunk_size(queued, slots, task_s, sizing, under_way)
+        if task_s is not None and size > math.ceil((queued + under_way / 2) / (2 * max(1, slots))):
             # What is left would make chunks that are not worth starting: equal ones, in whole rounds of all
             # slots where they are more than those.
             chunks = max(1, queued // size)

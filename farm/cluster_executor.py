@@ -129,6 +129,8 @@ class ClusterExecutor:
         self._threads: list[threading.Thread] = []
         #: What a person should know: why nothing goes on.
         self.notes: tuple[str, ...] = ()
+        #: What whoever starts allocations has to say.
+        self.said = ""
         for run in ClusterRun.left_behind(self._root, computer.label):
             self._runs[run.name] = run
         self._own = ClusterRun.create(self._root, computer.label)
@@ -173,6 +175,8 @@ class ClusterExecutor:
         label = self.computer.label
         if self.notes:
             return f"{label}: {self.notes[0]}"
+        if self.said and not self._cores:
+            return f"{label}: {self.said}"
         if self.computer.hyperqueue != "none" and not self._cores:
             return f"no worker is there yet: grange allocation start {label}" if self._asked else label
         return f"{label}: {self._cores} cores" if self._cores else label
@@ -492,7 +496,7 @@ class ClusterExecutor:
             under_way = sum(len(chunk.open_ids) for chunk in self._open_there() if chunk.kind == group.kind)
             if can_wait(waiting, under_way, slots, estimate, self._sizing):
                 return []
-            return chunk_sizes(waiting, slots, estimate, self._sizing)
+            return chunk_sizes(waiting, slots, estimate, self._sizing, under_way)
         now = time.monotonic()
         first_at = self._first_at.get(group.kind)
         if first_at is None:
