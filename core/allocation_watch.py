@@ -6,11 +6,13 @@ each decides and reserves under a lock on the computer, so that together they ne
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Literal
 
 from grange.core import allocation as rows
@@ -18,7 +20,7 @@ from grange.core import allocation_launcher as launcher
 from grange.core import allocation_policy as policies
 from grange.core.allocation import Allocation
 from grange.core.errors import GrangeError
-from grange.core.profile import Profile
+from grange.core.profile import Profile, open_profile
 from grange.core.site import Site, reached
 from grange.farm.allocation import AllocationRequest, request_on
 from grange.farm.allocation_policy import OpenAllocation, Start, Stop, decide
@@ -82,6 +84,42 @@ def watch(
             if once:
                 return not any(watcher.failures for watcher in watchers.values())
             time.sleep(every_s)
+
+
+@contextmanager
+def followed(profile: Profile, label: str, report: Report, *, every_s: float = EVERY_S) -> Iterator[None]:
+    """Follow the policy of a computer for the time of the block, if it has one, also one that is said
+    meanwhile.
+
+    A thread does it, with a profile of its own: what goes wrong there is reported and does not concern the
+    block.
+    """
+    ended = threading.Event()
+    thread = threading.Thread(
+        target=_follow_until,
+        args=(ended, profile.home, label, report, every_s),
+        name=f"policy {label}",
+        daemon=True,
+    )
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(2.0)
+
+
+def _follow_until(ended: threading.Event, home: Path, label: str, report: Report, every_s: float) -> None:
+    try:
+        with open_profile(home) as profile, _Watcher(profile, label, report) as watcher:
+            while not ended.is_set():
+                with profile.transaction() as cursor:
+                    has_policy = label in policies.computers_with_policy(cursor)
+                if has_policy:
+                    watcher.look(every_s)
+                ended.wait(every_s)
+    except (GrangeError, FarmError) as error:
+        report(_event(label, "trouble", str(error)))
 
 
 class _Watcher:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from grange.core import computer as computers
 from grange.core.computer import StoredComputer
@@ -16,6 +17,9 @@ from grange.farm.chunk_folder import Fetch
 from grange.farm.executor import Executor
 from grange.farm.offer import Offer
 from grange.repository import Key
+
+if TYPE_CHECKING:
+    from grange.farm.cluster_executor import ClusterExecutor
 
 #: Names that computers cannot have.
 NAMES = ("local", "hyperqueue", "hyperqueue-open-server")
@@ -99,9 +103,24 @@ def _on_computer(profile: Profile, campaign_id: int, label: str) -> Iterator[Ope
             offer=_offer(profile, stored),
         )
         try:
-            yield OpenExecutor(made, stored.id)
+            with _policy_followed(profile, stored, made):
+                yield OpenExecutor(made, stored.id)
         finally:
             made.close()
+
+
+def _policy_followed(
+    profile: Profile, stored: StoredComputer, executor: ClusterExecutor
+) -> AbstractContextManager[None]:
+    """While a campaign runs, its computer's allocations grow and shrink as its policy says."""
+    if stored.computer.hyperqueue == "none" or stored.computer.scheduler != "slurm":
+        return contextlib.nullcontext()
+    from grange.core.allocation_watch import WatchEvent, followed
+
+    def say(event: WatchEvent) -> None:
+        executor.said = event.message if event.event in ("trouble", "held", "refused") else ""
+
+    return followed(profile, stored.computer.label, say)
 
 
 def _offer(profile: Profile, stored: StoredComputer) -> Offer:

@@ -16,6 +16,7 @@ from cluster import Cluster
 import grange as gr
 from grange.cli.entry import run
 from grange.core import computer as computers
+from grange.core.engine import Progress
 from grange.core.profile import Profile
 
 LABEL = "campaigns"
@@ -146,3 +147,41 @@ def test_kill_by_the_command_line(
         cursor.execute("SELECT count(*) FROM link WHERE type = 'create' AND label = 'retrieved'")
         (kept,) = cursor.fetchone() or (0,)
     assert 1 <= kept <= 30
+
+
+def test_a_campaign_gets_what_its_computers_policy_allows(profile: Profile, cluster: Cluster) -> None:
+    if not cluster.confined:
+        pytest.skip("network namespaces are refused here: no HyperQueue, so no allocations")
+    with profile.transaction() as cursor:
+        computers.add(cursor, cluster.computer(LABEL), user_id=profile.user_id)
+    home = ["--home", str(profile.home)]
+    scale = ["allocation", "scale", LABEL, "--max", "1", "--nodes", "2", "--time", "10m", "--idle", "1m"]
+    assert run([*home, *scale]) == 0
+    campaign = gr.Campaign("by-policy", profile)
+    campaign.map(gr.ShellJob("echo {n}"), n=range(100))
+    assert campaign.run(progress=False, executor=LABEL).done == 100
+    with profile.transaction() as cursor:
+        cursor.execute("SELECT nodes, by_policy FROM allocation")
+        assert cursor.fetchall() == [(2, True)]
+    assert run([*home, "allocation", "stop", "--all", "--now"]) == 0
+
+
+def test_a_policy_that_cannot_be_followed_is_told(profile: Profile, cluster: Cluster) -> None:
+    if not cluster.confined:
+        pytest.skip("network namespaces are refused here: no HyperQueue, so no allocations")
+    with profile.transaction() as cursor:
+        computers.add(cursor, cluster.computer(LABEL, partition="nowhere"), user_id=profile.user_id)
+    assert run(["--home", str(profile.home), "allocation", "scale", LABEL, "--max", "1"]) == 0
+    campaign = gr.Campaign("held", profile)
+    campaign.map(double, x=[1])
+    notes: set[str] = set()
+
+    def show(progress: Progress) -> None:
+        notes.add(progress.note)
+        if any("partition" in note for note in notes) or time.monotonic() > until:
+            raise KeyboardInterrupt
+
+    until = time.monotonic() + 60
+    with pytest.raises(KeyboardInterrupt):
+        campaign.run(progress=show, executor=LABEL)
+    assert any("partition" in note for note in notes), notes
