@@ -31,6 +31,8 @@ class Sizing:
 
 #: For nodes of a cluster: a chunk is an interpreter, a task of a server, and four files or more.
 CLUSTER = Sizing(target_s=180.0, start_s=0.1, first=8, most=20000, least=200, least_s=5.0)
+#: No task is reckoned to take less. Units: seconds.
+_INSTANT_S = 1e-6
 #: So many results are worth a file on a file system that many share, and a command by SSH.
 TOGETHER = 50
 #: The first results of a kind tell what such a task takes. Units: seconds.
@@ -51,10 +53,14 @@ def chunk_size(queued: int, slots: int, task_s: float | None, sizing: Sizing, un
     share = math.ceil((queued + under_way / 2) / (2 * max(1, slots)))
     if task_s is None:
         return min(queued, sizing.first, share)
-    each = max(task_s, 1e-6)
-    worth = max(math.ceil(10 * sizing.start_s / each), min(sizing.least, math.ceil(sizing.least_s / each)))
-    wanted = min(max(1, round(sizing.target_s / each)), max(share, worth))
+    wanted = min(max(1, round(sizing.target_s / max(task_s, _INSTANT_S))), max(share, worth(task_s, sizing)))
     return max(1, min(queued, wanted, sizing.most))
+
+
+def worth(task_s: float, sizing: Sizing) -> int:
+    """How many tasks are worth a chunk of their own."""
+    each = max(task_s, _INSTANT_S)
+    return max(math.ceil(10 * sizing.start_s / each), min(sizing.least, math.ceil(sizing.least_s / each)))
 
 
 def chunk_sizes(
@@ -68,11 +74,12 @@ def chunk_sizes(
     sizes: list[int] = []
     while queued > 0:
         size = chunk_size(queued, slots, task_s, sizing, under_way)
-        if task_s is not None and size > math.ceil((queued + under_way / 2) / (2 * max(1, slots))):
-            # What is left would make chunks that are not worth starting: equal ones, in whole rounds of all
-            # slots where they are more than those.
-            chunks = max(1, queued // size)
-            chunks -= chunks % slots if chunks > slots > 0 else 0
+        if task_s is not None and size < 2 * worth(task_s, sizing) and 2 * under_way < queued:
+            # Soon chunks would not be worth starting: equal ones, in whole rounds of all slots where they are
+            # more than those, so that all slots end together.
+            chunks = max(1, queued // worth(task_s, sizing))
+            if queued > chunks > slots > 0:
+                chunks = slots * round(chunks / slots)
             size = min(sizing.most, math.ceil(queued / chunks))
             return sizes + [min(size, queued - start) for start in range(0, queued, size)]
         if task_s is None and len(sizes) >= slots:

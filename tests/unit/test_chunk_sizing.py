@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grange.farm.chunk import CLUSTER, Estimate, Sizing, chunk_size, chunk_sizes
+from grange.farm.chunk import (
+    CLUSTER,
+    LONGEST_FLUSH_S,
+    SHORTEST_FLUSH_S,
+    Estimate,
+    Sizing,
+    can_wait,
+    chunk_size,
+    chunk_sizes,
+    flush_interval_s,
+)
 
 SIZING = Sizing(target_s=1.0, start_s=0.005, first=8, most=4000)
 
@@ -27,11 +37,45 @@ def test_a_chunk_holds_some_of_the_queue(
 
 
 @settings(deadline=None, max_examples=60)
-@given(queued, slots, durations, sizings)
-def test_a_batch_is_cut_without_rest(queued: int, slots: int, task_s: float | None, sizing: Sizing) -> None:
-    sizes = chunk_sizes(queued, slots, task_s, sizing)
+@given(queued, slots, durations, sizings, queued)
+def test_a_batch_is_cut_without_rest(
+    queued: int, slots: int, task_s: float | None, sizing: Sizing, under_way: int
+) -> None:
+    sizes = chunk_sizes(queued, slots, task_s, sizing, under_way)
     assert sum(sizes) == queued
-    assert all(sizes)
+    assert all(0 < size <= sizing.most for size in sizes)
+
+
+@pytest.mark.parametrize(
+    ("queued", "task_s", "expected"),
+    [
+        (2000, 0.05, [125] * 16),  # five seconds are worth a chunk: one round of all slots, not twenty chunks
+        (3300, 0.05, [104] * 31 + [76]),  # two rounds
+        (4000, 0.001, [1000] * 4),  # fewer than slots: as many as are worth it
+        (30, 3600.0, [1] * 30),
+    ],
+)
+def test_what_is_too_little_for_guesses_is_cut_evenly(
+    queued: int, task_s: float, expected: list[int]
+) -> None:
+    assert chunk_sizes(queued, 16, task_s, CLUSTER) == expected
+
+
+def test_chunks_are_larger_while_much_is_under_way() -> None:
+    assert chunk_sizes(2000, 16, 1.0, CLUSTER, under_way=8000)[0] == 180
+    assert chunk_sizes(2000, 16, 1.0, CLUSTER)[0] == 63
+
+
+def test_a_few_tasks_wait_for_more_while_much_is_under_way() -> None:
+    assert can_wait(100, 1000, 16, 1.0, CLUSTER)
+    assert not can_wait(400, 1000, 16, 1.0, CLUSTER)  # they are enough for chunks of their own
+    assert not can_wait(100, 1000, 16, 0.1, CLUSTER)  # the slots would soon be idle
+
+
+def test_results_of_longer_tasks_are_kept_back_longer() -> None:
+    first = flush_interval_s(None)
+    assert first < flush_interval_s(0.001) == SHORTEST_FLUSH_S < flush_interval_s(0.5) < LONGEST_FLUSH_S
+    assert flush_interval_s(3600.0) == LONGEST_FLUSH_S
 
 
 @pytest.mark.parametrize(
