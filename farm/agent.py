@@ -844,8 +844,8 @@ class Pool(Dispatcher):
 
     def hand_over(self, job: Job, chunks: List[str]) -> Optional[Json]:
         self.ensure()
-        number = 1 + max((entry["id"] for entry in job.handed), default=0)
-        return {"id": number, "chunks": list(chunks), "at": time.time()}
+        # Of the time: the pool runs what it has run before only under a new number.
+        return {"id": time.time_ns(), "chunks": list(chunks), "at": time.time()}
 
     def returned(self, job: Job) -> List[Tuple[str, str]]:
         self.ensure()
