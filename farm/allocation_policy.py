@@ -136,7 +136,10 @@ def decide(
     gone = {one.id for one in stopped}
     staying = [one for one in allocations if one.id not in gone]
     # a cancelled job still counts until it has left the queue
-    room = min(room, policy.max_allocations - len(allocations), 1 if policy.failures else room)
+    room = min(room, policy.max_allocations - len(allocations))
+    if policy.failures:
+        # one try, and no other while nobody knows what has become of it
+        room = min(room, 1 - sum(one.state != "running" for one in allocations))
     kept = min(room, policy.min_allocations - sum(one.is_kept for one in staying))
     if kept > 0:
         commands.append(Start(kept, policy.walltime_s))

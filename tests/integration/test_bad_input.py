@@ -13,7 +13,7 @@ import numpy
 import pytest
 
 import grange as gr
-from grange.core.errors import GrangeError, InputInvalid, InputMissing, NameExists
+from grange.core.errors import GrangeError, InputInvalid, InputMissing, NameExists, NotFound
 from grange.core.group import create
 from grange.core.profile import Profile
 from grange.farm.errors import FunctionNotShippable, TaskRefused
@@ -307,9 +307,11 @@ def test_resources_and_executors_that_there_are_not(profile: Profile) -> None:
         ]:
             with pytest.raises((TaskRefused, GrangeError), match=said):
                 gr_run(campaign, resources)
-        for executor in ("slurm", "", None, 3):
-            with pytest.raises(InputInvalid, match="executor: expected one of local, hyperqueue"):
-                campaign.run(progress=False, executor=executor)  # type: ignore[arg-type]
+        for executor in ("slurm", ""):
+            with pytest.raises(NotFound, match="there are local, hyperqueue"):
+                campaign.run(progress=False, executor=executor)
+        with pytest.raises(InputInvalid, match="executor: expected one of local, hyperqueue"):
+            campaign.run(progress=False, executor=3)  # type: ignore[arg-type]
 
 
 def gr_run(campaign: gr.Campaign, resources: Any) -> None:

@@ -108,7 +108,7 @@ def test_what_is_said_wrongly(grange: Callable[..., Said], label: str) -> None:
         (("stop", "77"), 1, "there is no allocation 77"),
         (("show", "77"), 1, "there is no allocation 77"),
         (("scale", label), 1, "nothing was said yet"),
-        (("scale", label, "--max", "5"), 1, "max: expected 0 to 4"),
+        (("scale", label, "--max", "17"), 1, "max: expected 0 to 16"),
         (("watch", "nowhere"), 1, "there is no computer 'nowhere'"),
     ):
         found, out, err = grange(*arguments)
