@@ -1463,17 +1463,15 @@ def poll(request: Json) -> Json:
     gather_s = float(request.get("gather_s", 0.2))
     said: Set[str] = set()
     check_at = 0.0
-    found: Dict[str, Json] = {}
+    gathered: Optional[float] = None
+    open_: Set[Tuple[str, str]] = set()
     sent: List[str] = []
     while True:
-        found = {name: marks for name, run in runs.items() if (marks := marks_of(run))}
-        if found and gather_s:
-            gathered = time.monotonic() + gather_s
-            gather_s = 0.0
-            while time.monotonic() < gathered and not all(map(is_over, runs.values())):
-                time.sleep(LOOK_S)
-            continue
         now = time.monotonic()
+        words = {(run, word) for run in runs.values() for word in names_in(os.path.join(run, "done"))}
+        if words and gathered is None:
+            gathered = now + gather_s
+            open_ = {(run, chunk) for run in runs.values() for chunk in folders_of(run)}
         there = [
             name
             for run in runs.values()
@@ -1485,9 +1483,21 @@ def poll(request: Json) -> Json:
             check_at, sent = now + CHECK_S, there
             for run in runs.values():
                 said.update(advance(run, work))
-        if found or now >= until or os.getppid() == 1:
+        if os.getppid() == 1:
+            break
+        if gathered is not None:
+            # nothing is waited for that cannot come
+            ended = {
+                (run, word.partition("+")[0].partition(".")[0])
+                for run, word in words
+                if word.endswith(".end")
+            }
+            if now >= gathered or ended.issuperset(open_):
+                break
+        elif now >= until:
             break
         time.sleep(LOOK_S)
+    found = {name: marks for name, run in runs.items() if (marks := marks_of(run))}
     return {"marks": found, "problems": sorted(said), **workers(work)}
 
 
@@ -1510,13 +1520,6 @@ def marks_of(run: str) -> Json:
             pack = os.path.join(chunk, "result-%s.zip" % what)
             found[word] = [[pack, size_of(os.path.join(run, pack))]]
     return found
-
-
-def is_over(run: str) -> bool:
-    """Whether all chunks of a run that are here are done."""
-    marks = names_in(os.path.join(run, "done"))
-    ended = {word.partition(".")[0].partition("+")[0] for word in marks if word.endswith(".end")}
-    return ended.issuperset(folders_of(run))
 
 
 def size_of(path: str) -> int:

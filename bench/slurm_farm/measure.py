@@ -36,7 +36,8 @@ def main() -> None:
     chosen = options.parse_args()
     quick, repeat = chosen.quick, 2 if chosen.quick else chosen.repeat
     count = 4000 if quick else chosen.calculations
-    sleeps, loops = (1200, 200) if quick else (count, count // 5)
+    sleeps, loops = (2000, 160) if quick else (count, count // 5)
+    raw = count // 2 if quick else count
     jobs = 64 if quick else 320
     programs = {
         "true": "/bin/true {index}",
@@ -61,7 +62,7 @@ def main() -> None:
         bed.allocate()
         for number in range(repeat):
             note("grange, true", count, grange.run(count, programs["true"]))
-            note("HyperQueue each, true", count, raw_hyperqueue(bed, count, programs["true"]))
+            note("HyperQueue each, true", raw, raw_hyperqueue(bed, raw, programs["true"]))
             if number == 0 or not quick:
                 note("grange, sleep", sleeps, grange.run(sleeps, programs["sleep"]))
             if number == 0:
