@@ -31,6 +31,8 @@ class Sizing:
 
 #: For nodes of a cluster: a chunk is an interpreter, a task of a server, and four files or more.
 CLUSTER = Sizing(target_s=180.0, start_s=0.1, first=8, most=20000, least=200, least_s=5.0)
+#: So many chunks are no burden for a file system, whatever is in them.
+FEW = 4
 #: No task is reckoned to take less. Units: seconds.
 _INSTANT_S = 1e-6
 #: So many results are worth a file on a file system that many share, and a command by SSH.
@@ -59,8 +61,13 @@ def chunk_size(queued: int, slots: int, task_s: float | None, sizing: Sizing, un
 
 def worth(task_s: float, sizing: Sizing) -> int:
     """How many tasks are worth a chunk of their own."""
-    each = max(task_s, _INSTANT_S)
-    return max(math.ceil(10 * sizing.start_s / each), min(sizing.least, math.ceil(sizing.least_s / each)))
+    least = min(sizing.least, math.ceil(sizing.least_s / max(task_s, _INSTANT_S)))
+    return max(_start_worth(task_s, sizing), least)
+
+
+def _start_worth(task_s: float, sizing: Sizing) -> int:
+    """How many tasks bury the cost of starting a chunk."""
+    return max(1, math.ceil(10 * sizing.start_s / max(task_s, _INSTANT_S)))
 
 
 def chunk_sizes(
@@ -77,7 +84,9 @@ def chunk_sizes(
         if task_s is not None and size < 2 * worth(task_s, sizing) and 2 * under_way < queued:
             # Soon chunks would not be worth starting: equal ones, in whole rounds of all slots where they are
             # more than those, so that all slots end together.
-            chunks = max(1, queued // worth(task_s, sizing))
+            chunks = max(
+                queued // worth(task_s, sizing), min(slots, FEW, queued // _start_worth(task_s, sizing)), 1
+            )
             if queued > chunks > slots > 0:
                 chunks = slots * round(chunks / slots)
             size = min(sizing.most, math.ceil(queued / chunks))

@@ -500,12 +500,10 @@ class ClusterExecutor:
         now = time.monotonic()
         first_at = self._first_at.get(group.kind)
         if first_at is None:
-            # A few chunks tell what such a task takes; what follows is cut by that.
+            # One tells what such a task takes, and what follows is cut by that. Two, should its node be
+            # broken; and each by itself: they may take hours.
             self._first_at[group.kind] = now
-            first = self._sizing.first
-            if waiting <= first:
-                return [waiting]
-            return [first] * min(waiting // first, 2, slots)
+            return [1] * min(waiting, 2)
         if now - first_at < HOLD_S:
             return []
         # Nothing has come back: keep all slots busy, and the rest until it is known how to cut it. If

@@ -52,6 +52,7 @@ def test_a_batch_is_cut_without_rest(
         (2000, 0.05, [125] * 16),  # five seconds are worth a chunk: one round of all slots, not twenty chunks
         (3300, 0.05, [104] * 31 + [76]),  # two rounds
         (4000, 0.001, [1000] * 4),  # fewer than slots: as many as are worth it
+        (160, 0.05, [40] * 4),  # few anyway: as many at once as bury their start
         (30, 3600.0, [1] * 30),
     ],
 )
