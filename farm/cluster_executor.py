@@ -120,6 +120,7 @@ class ClusterExecutor:
         self._ready: list[ResultPack] = []
         self._left: list[ResultPack] | None = None
         self._unsent: list[ClusterChunk] = []
+        self._unwanted: set[str] = set()
         self._outstanding = 0
         self._cores = 0
         self._asked = False
@@ -257,7 +258,7 @@ class ClusterExecutor:
                     if not chunk.sent and not chunk.ended and chunk.open_ids & wanted:
                         self._unsent.append(chunk)
         if unwanted and end_others:
-            self._end_there(unwanted)
+            self._end(unwanted)
         self._start()
 
     def cancel(self, task_ids: Collection[str] | None = None) -> None:
@@ -272,7 +273,7 @@ class ClusterExecutor:
                 ]
                 self._ready.append(self._own.pack_of(results, len(results)))
                 self._changed.notify_all()
-        self._end_there(wanted)
+        self._end(wanted)
 
     def close(self) -> None:
         """Leave what is under way to go on there, and to be fetched by whoever comes next."""
@@ -423,6 +424,7 @@ class ClusterExecutor:
 
     def _send_all(self) -> None:
         """Send what can be sent now; waits a little where there is nothing."""
+        self._end_unwanted()
         self._ask_for_cores()
         chunks = self._next_chunks()
         if not chunks:
@@ -645,38 +647,59 @@ class ClusterExecutor:
             wall_s = sum(result.wall_s for result in pack.results)
             self._estimates[chunk.kind] = known.after(len(pack.results), wall_s)
 
-    def _end_there(self, ids: Collection[str] | None) -> None:
-        """End tasks that are there."""
+    def _end(self, ids: Collection[str] | None) -> None:
+        """Have tasks ended (None: all that are open now). The sending thread does it, as soon as it can."""
         with self._changed:
-            meant = chunks_with(self._runs.values(), ids)
-            unsent = set()
-            for run in self._runs.values():
-                for chunk in run.chunks.values():
-                    if not chunk.sent:
-                        unsent.add((run.name, chunk.name))
-        sent = {
-            run: {name: tasks for name, tasks in chunks.items() if (run, name) not in unsent}
-            for run, chunks in meant.items()
-        }
-        if not any(sent.values()):
+            if ids is None:
+                chunks = (chunk for run in self._runs.values() for chunk in run.chunks.values())
+                ids = {task_id for chunk in chunks for task_id in chunk.open_ids}
+            self._unwanted.update(ids)
+            self._changed.notify_all()
+        self._start()
+
+    def _end_unwanted(self) -> None:
+        """End what nobody wants: here what was not sent, there the rest."""
+        there: dict[str, dict[str, list[str]]] = {}
+        with self._changed:
+            if not self._unwanted:
+                return
+            ids, self._unwanted = self._unwanted, set()
+            for name, chunks in chunks_with(self._runs.values(), ids).items():
+                for chunk, tasks in chunks.items():
+                    known = self._runs[name].chunks[chunk]
+                    if known.sent:
+                        there.setdefault(name, {})[chunk] = tasks
+                    elif tasks:
+                        self._unwanted.update(tasks)  # the others of its chunk are sent first
+                    else:
+                        self._withdraw(self._runs[name], known)
+        if not there:
             return
-        self.remote.prepare()
-        withdrawn = self._there.cancel({run: chunks for run, chunks in sent.items() if chunks})
+        try:
+            self.remote.prepare()
+            withdrawn = self._there.cancel(there)
+        except BaseException:
+            with self._changed:
+                self._unwanted.update(ids)
+            raise
         with self._changed:
             for name, names in withdrawn.items():
-                for chunk in [self._runs[name].chunks[chunk] for chunk in names]:
-                    results = [
-                        runner.result_of(
-                            {"id": task_id, "attempt": chunk.attempts[task_id]},
-                            "cancelled",
-                            CANCELLED_MESSAGE,
-                        )
-                        for task_id in sorted(chunk.open_ids)
-                    ]
-                    self._ready.append(self._own.pack_of(results, len(results)))
-                    chunk.open_ids.clear()
-                    self._runs[name].end(chunk.name)
-            self._changed.notify_all()
+                for chunk in names:
+                    self._withdraw(self._runs[name], self._runs[name].chunks[chunk])
+
+    def _withdraw(self, run: ClusterRun, chunk: ClusterChunk) -> None:
+        """Say of a chunk that nobody has begun that it was cancelled."""
+        results = [
+            runner.result_of(
+                {"id": task_id, "attempt": chunk.attempts[task_id]}, "cancelled", CANCELLED_MESSAGE
+            )
+            for task_id in sorted(chunk.open_ids)
+        ]
+        self._ready.append(self._own.pack_of(results, len(results)))
+        self._unsent = [other for other in self._unsent if other is not chunk]
+        chunk.open_ids.clear()
+        run.end(chunk.name)
+        self._changed.notify_all()
 
 
 def _parts(chunks: Sequence[ClusterChunk]) -> list[list[ClusterChunk]]:
