@@ -36,10 +36,12 @@ over once more; a chunk that is handed over twice runs once, because its second 
 # ruff: noqa: RUF005, SIM105
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import re
+import select
 import shlex
 import shutil
 import signal
@@ -64,10 +66,20 @@ CHECK_S = 2.0
 LOOK_S = 0.05
 #: How often a chunk that is handed back without a fault of its own is handed over again.
 PATIENCE = 200
-#: After a runner could not write to the spool, its chunk is handed over again after so many seconds.
-FULL_S = 15.0
+#: After a runner could not write to the spool, its chunk is handed over again after so many seconds, after
+#: twice as many the second time, and so on up to the second number.
+FULL_S = (15.0, 600.0)
+#: A chunk that one node after the other leaves to others is handed over again after a second, two, three, …
+#: at most so many.
+ELSEWHERE_S = 30.0
+#: So often that is nothing worth waiting for: a node is suspect, an allocation is at its end.
+ELSEWHERE_AT_ONCE = 3
 #: How long a server may take to start. Seconds.
 SERVER_S = 20.0
+#: How often a worker that has nothing to do looks whether its server is still the same. Seconds.
+SERVER_LOOK_S = 2.0
+#: So long the runners of a worker that has ended may take to hand over what they have. Seconds.
+LAST_WORDS_S = 4.0
 #: How often a worker says that it lives. Seconds.
 BEAT_S = 10.0
 #: A worker whose server is gone waits so long for another one. Seconds.
@@ -100,11 +112,17 @@ def runner_command(kind: str, python: str) -> List[str]:
 
 
 def write_json(path: str, value: object) -> None:
-    """Whole or not at all."""
-    part = "%s.%d.part" % (path, os.getpid())
-    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
-        json.dump(value, file)
-    os.rename(part, path)
+    """Whole or not at all, whatever becomes of us and of this machine."""
+    part = os.path.join(os.path.dirname(path), ".%s.%d.part" % (os.path.basename(path), os.getpid()))
+    try:
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
+            json.dump(value, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(part, path)
+    except OSError:
+        unlink(part)
+        raise
 
 
 def read_json(path: str) -> Any:
@@ -117,8 +135,9 @@ def read_json(path: str) -> Any:
 
 
 def names_in(folder: str) -> List[str]:
+    """What lies in a folder, without what somebody is just writing; nothing if it is not there."""
     try:
-        return sorted(os.listdir(folder))
+        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
     except FileNotFoundError:
         return []
 
@@ -280,7 +299,7 @@ def folders_of(run: str) -> Dict[str, List[str]]:
 
 
 def unpack(run: str, name: str) -> None:
-    """Make the chunk folders of what was sent; may be repeated."""
+    """Make the chunk folders of what was sent; may be repeated. Errors: ValueError for what is no pack."""
     path = os.path.join(run, "jobs", name + ".zip")
     try:
         pack = runner.ZipReader(path)
@@ -300,17 +319,28 @@ def unpack(run: str, name: str) -> None:
 
 
 def open_jobs(run: str) -> List[Job]:
-    """The jobs of a run, unpacked."""
+    """The jobs of a run, unpacked.
+
+    What cannot be read, after a file system has lost some of it, is removed: whoever has sent it is told that
+    its chunks are missing, and sends them again.
+    """
     found = []
     folder = os.path.join(run, "jobs")
     make_folder(os.path.join(run, "done"))
     for name in names_in(folder):
         if not name.endswith(".json"):
             continue
-        content = read_json(os.path.join(folder, name))
-        if content is not None:
-            unpack(run, name[:-5])
-            found.append(Job(run, name[:-5], content))
+        try:
+            with open(os.path.join(folder, name), encoding="utf-8") as file:
+                job = Job(run, name[:-5], json.load(file))
+            unpack(run, job.name)
+        except FileNotFoundError:
+            continue
+        except (ValueError, KeyError):
+            unlink(os.path.join(folder, name))
+            unlink(os.path.join(folder, name[:-5] + ".zip"))
+            continue
+        found.append(job)
     return found
 
 
@@ -345,6 +375,7 @@ def _advance_job(job: Job, dispatcher: Dispatcher) -> List[str]:
             changed = True
     if changed:
         job.save()
+        dispatcher.saved(job)
     if not any(job.is_open(chunk) for chunk in job.chunks):
         for chunk in job.chunks:
             end_mark(job, chunk)
@@ -360,31 +391,48 @@ def end_mark(job: Job, chunk: str) -> None:
 
 
 def take_back(job: Job, chunk: str, reason: str) -> str:
-    """A chunk came back: let it be handed over again, or say of what is left of it that it crashed."""
+    """A chunk came back: let it be handed over again, or say of what is left of it that it crashed.
+
+    Returns what a person should know.
+    """
     job.taken_back([chunk])
     if not job.is_open(chunk):
         end_mark(job, chunk)
         return ""
-    folder = job.folder(chunk)
-    job.losses[chunk] = job.losses.get(chunk, 0) + 1
-    if "exit code %d" % runner.EXIT_ELSEWHERE in reason or "exit code %d" % (128 + signal.SIGTERM) in reason:
-        limit = PATIENCE
-    elif "exit code %d" % runner.EXIT_UNWRITABLE in reason:
-        job.later[chunk] = time.time() + FULL_S
-        limit = PATIENCE
-    else:
-        limit = 3 * runner.DEATHS
     done = max((runner.done_in(twin) for twin in job.twins(chunk)), default=0)
     if done > job.losses.get(chunk + " done", 0):
         # it got on: what it dies of is not always the same task
         job.losses[chunk + " done"] = done
-        job.losses[chunk] = 1
-    if job.losses[chunk] > limit:
-        runner.settle(folder, "crashed", "its runner was lost %d times, at last: %s" % (limit, reason))
-        end_mark(job, chunk)
+        job.losses[chunk] = 0
+    job.losses[chunk] = losses = job.losses.get(chunk, 0) + 1
+    if "exit code %d" % runner.EXIT_ELSEWHERE in reason:
+        # Nobody is to blame, however often: it waits for a node that will do.
+        if losses > ELSEWHERE_AT_ONCE:
+            job.later[chunk] = time.time() + min(ELSEWHERE_S, losses - ELSEWHERE_AT_ONCE)
+        walltime_s = job.need.get("walltime_s")
+        if losses > ELSEWHERE_AT_ONCE and walltime_s:
+            return "tasks that may take %g s wait for an allocation with as much time left" % walltime_s
+        return ""
     if "exit code %d" % runner.EXIT_UNWRITABLE in reason:
-        return "the spool could not be written: %s" % last_lines(os.path.join(job.run, "log"), 1)
-    return ""
+        job.later[chunk] = time.time() + min(FULL_S[1], FULL_S[0] * losses)
+        limit = PATIENCE
+        word = "the spool could not be written: %s" % last_lines(os.path.join(job.run, "log"), 1)
+    else:
+        limit = PATIENCE if "exit code %d" % (128 + signal.SIGTERM) in reason else 3 * runner.DEATHS
+        word = ""
+    if losses > limit:
+        for twin in job.twins(chunk):
+            settle(twin, "crashed", "its runner was lost %d times, at last: %s" % (limit, reason))
+        end_mark(job, chunk)
+    return word
+
+
+def settle(folder: str, outcome: str, message: str, ids: Optional[Set[str]] = None) -> None:
+    """runner.settle, of a folder that may be removed at the same time, or that was never finished."""
+    try:
+        runner.settle(folder, outcome, message, ids)
+    except FileNotFoundError:
+        return
 
 
 # ------------------------------------------------------------------------------------------------ dispatchers
@@ -404,6 +452,9 @@ class Dispatcher:
     def returned(self, job: Job) -> List[Tuple[str, str]]:
         """Chunks that were given away and that nobody has any more, with the reason."""
         raise NotImplementedError
+
+    def saved(self, job: Job) -> None:
+        """What came back is in the job's file."""
 
     def forget(self, job: Job) -> None:
         """All of the job is done."""
@@ -474,18 +525,13 @@ class HyperQueue(Dispatcher):
     def submit(self, job: Job, chunks: List[str]) -> int:
         raise NotImplementedError
 
-    def keeps_jobs(self) -> bool:
-        """Whether a server that is started again knows the jobs of the one before."""
-        raise NotImplementedError
-
     def returned(self, job: Job) -> List[Tuple[str, str]]:
         uid = self.ensure_server()
         found: List[Tuple[str, str]] = []
         for entry in job.handed:
             chunks = entry["chunks"]
-            state = None
-            if entry["server"] == uid or self.keeps_jobs():
-                state = self.failures(entry["id"], entry["seen"])
+            # A number says nothing to a server by another name: it may be some other job's.
+            state = self.failures(entry["id"], entry["seen"]) if entry["server"] == uid else None
             if state is None:
                 lost = [chunk for chunk in chunks if chunk]
                 if entry["server"] == uid and not any(job.is_open(chunk) for chunk in lost):
@@ -509,7 +555,11 @@ class HyperQueue(Dispatcher):
 
 
 class Hq(HyperQueue):
-    """HyperQueue by the program hq: with keys, and a journal that survives the server."""
+    """HyperQueue by the program hq: with keys, and a journal that survives the server.
+
+    A server that is started with the journal of another one has its name (server_uid) and its jobs; without
+    the journal it has a name of its own, and its numbers begin at 1.
+    """
 
     def __init__(self, settings: Json, work: str) -> None:
         super().__init__(settings, work)
@@ -545,9 +595,6 @@ class Hq(HyperQueue):
             os.path.join(self.server, "log"),
             {**os.environ, "RUST_BACKTRACE": "0"},
         )
-
-    def keeps_jobs(self) -> bool:
-        return True
 
     def submit(self, job: Job, chunks: List[str]) -> int:
         need = job.need
@@ -627,14 +674,15 @@ class Wheel(HyperQueue):
             {**os.environ, "RUST_BACKTRACE": "0"},
         )
 
-    def keeps_jobs(self) -> bool:
-        return False
-
     def _client(self) -> Any:
+        """Errors: Refused."""
         use_wheel()
         from hyperqueue.client import Client
 
-        return Client(self.server)
+        try:
+            return Client(self.server)
+        except Exception as problem:
+            raise no_answer(problem) from None
 
     def submit(self, job: Job, chunks: List[str]) -> int:
         use_wheel()
@@ -665,7 +713,11 @@ class Wheel(HyperQueue):
                 resources=request,
                 crash_limit=10000,
             )
-        return int(self._client().submit(made).id)
+        client = self._client()
+        try:
+            return int(client.submit(made).id)
+        except Exception as problem:
+            raise no_answer(problem) from None
 
     def failures(self, number: int, seen: int) -> Optional[Tuple[bool, Dict[int, str]]]:
         client = self._client()
@@ -675,17 +727,21 @@ class Wheel(HyperQueue):
             pass
 
         def look(jobs: Any) -> None:
-            stats.update(jobs[number])
+            stats.update(jobs)
             raise Seen
 
         try:
-            client.connection.wait_for_jobs((number,), look)
-        except Seen:
-            pass
-        except Exception:
-            return None
-        failed = client.connection.get_failed_tasks([number])[number]
-        over = bool(stats.get("completed", True))
+            try:
+                client.connection.wait_for_jobs((number,), look)
+            except Seen:
+                pass
+            if number not in stats:
+                return None
+            failed = client.connection.get_failed_tasks([number]).get(number, {})
+        except Exception as problem:
+            # It is there: what it has been given must not be given to anybody else.
+            raise no_answer(problem) from None
+        over = bool(stats[number].get("completed", True))
         if len(failed) <= seen:
             return over, {}
         return over, {index: failure.error for index, failure in failed.items()}
@@ -694,13 +750,20 @@ class Wheel(HyperQueue):
         uid = self.server_uid()
         if uid is None:
             return
-        client = self._client()
+        try:
+            client = self._client()
+        except Refused:
+            return  # it forgets by itself when it ends
         for entry in job.handed:
             if entry["server"] == uid:
                 try:
                     client.connection.forget_job(entry["id"])
                 except Exception:
                     continue  # it is not over: its tasks find their chunks done
+
+
+def no_answer(problem: Exception) -> Refused:
+    return Refused("the HyperQueue server does not answer: %s" % (str(problem).splitlines() or [""])[0])
 
 
 class SlurmJobs(Dispatcher):
@@ -850,13 +913,21 @@ class Pool(Dispatcher):
     def returned(self, job: Job) -> List[Tuple[str, str]]:
         self.ensure()
         found = []
-        for chunk in [chunk for entry in job.handed for chunk in entry["chunks"] if chunk]:
-            path = os.path.join(job.run, "jobs", "%s.%s.failed" % (job.name, chunk))
-            reason = read_json(path)
-            if reason is not None:
-                unlink(path)
-                found.append((chunk, reason))
+        for entry in job.handed:
+            for chunk in filter(None, entry["chunks"]):
+                reason = read_json(failure_path(job, chunk, entry["id"]))
+                if reason is not None:
+                    found.append((chunk, reason))
         return found
+
+    def saved(self, job: Job) -> None:
+        """Failures that the job's file tells of need no files of their own any more."""
+        given = {(chunk, entry["id"]) for entry in job.handed for chunk in entry["chunks"]}
+        folder = os.path.join(job.run, "jobs")
+        for name in names_in(folder):
+            known = re.match(r"%s\.(chunk-\d+)\.(\d+)\.failed$" % re.escape(job.name), name)
+            if known is not None and (known.group(1), int(known.group(2))) not in given:
+                unlink(os.path.join(folder, name))
 
     def ensure(self) -> None:
         """Start the pool if there is none."""
@@ -868,6 +939,11 @@ class Pool(Dispatcher):
             + [str(self.settings.get("slots") or 0)],
             os.path.join(self.work, "pool.log"),
         )
+
+
+def failure_path(job: Job, chunk: str, number: int) -> str:
+    """Where the pool notes how the runner of a chunk ended that was handed over under this number."""
+    return os.path.join(job.run, "jobs", "%s.%s.%d.failed" % (job.name, chunk, number))
 
 
 # -------------------------------------------------------------------------------------------------- the wheel
@@ -979,6 +1055,8 @@ class Worker:
         self.number = 0
         self.reason = ""
         self.judging: Optional[subprocess.Popen[bytes]] = None
+        self.access: Optional[bytes] = None
+        self.scratch = ""
 
     def _ends_at(self) -> float:
         told = os.environ.get("SLURM_JOB_END_TIME")
@@ -997,7 +1075,8 @@ class Worker:
             outcome = self.watch(process)
             if outcome == "ended":
                 break
-            # Its server is gone, or never was there.
+            # Its server is gone, or never was there; or somebody has killed it.
+            self.clear()
             now = time.monotonic()
             lost_at = lost_at if lost_at is not None and outcome == "refused" else now
             if now - lost_at > min(SERVER_GONE_S, max(60.0, float(self.given.get("idle_s") or 300))):
@@ -1038,10 +1117,19 @@ class Worker:
         scratch = os.path.join(
             os.environ.get("TMPDIR") or "/tmp", "grange-worker-%s-%d" % (self.token, os.getpid())
         )
+        scratch += "-%d" % self.number
         log = open(os.path.join(self.folder, "worker-%s.log" % runner.NODE), "ab")
         argv = self.hq_argv(scratch) if self.given["hyperqueue"] == "hq" else self.wheel_argv(scratch)
+        self.access = self.look_at_access()
         process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, cwd="/"
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            cwd="/",
+            # without us nobody would end it
+            preexec_fn=lambda: runner.die_with_parent(signal.SIGTERM),
         )
         log.close()
         self.scratch = scratch
@@ -1064,40 +1152,65 @@ class Worker:
     def wheel_argv(self, scratch: str) -> List[str]:
         return [
             *(sys.executable, os.path.abspath(__file__), "wheel-worker"),
-            *(self.given["server"], str(self.cores()), "%s-%d" % (scratch, self.number)),
+            *(self.given["server"], str(self.cores()), scratch),
         ]
 
     def cores(self) -> int:
         return int(self.given.get("cores") or len(os.sched_getaffinity(0)))
 
     def watch(self, process: subprocess.Popen[bytes]) -> str:
-        """Look after a worker until it has ended: "ended" if that was for good, "lost" if its server is gone,
-        "refused" if it never reached one."""
+        """Look after a worker until it has ended: "ended" if that was for good, "lost" if its server is gone
+        or somebody has killed it, "refused" if it never reached a server."""
         idle_s = float(self.given.get("idle_s") or 0)
-        began = time.monotonic()
+        began = look_at = time.monotonic()
+        worked = False
         while process.poll() is None:
             time.sleep(0.2)
             self.beat()
+            now = time.monotonic()
             if runner.children_of(process.pid):
-                self.idle_since = time.monotonic()
-            elif idle_s and time.monotonic() - self.idle_since > idle_s and not self.reason:
+                self.idle_since = now
+                worked = True
+            elif idle_s and now - self.idle_since > idle_s and not self.reason:
                 self.reason = "it was idle for %g s" % idle_s
+            elif now > look_at + SERVER_LOOK_S:
+                look_at = now
+                if self.look_at_access() not in (None, self.access):
+                    # It would try for ever to reach the server that was there when it began.
+                    self.end(process)
+                    return "lost"
             if self.reason or self.over():
                 self.end(process)
-                shutil.rmtree(self.scratch, ignore_errors=True)
                 return "ended"
-        shutil.rmtree(self.scratch, ignore_errors=True)
-        return "lost" if time.monotonic() - began > 5 and process.returncode == 0 else "refused"
+        lost = worked or process.returncode < 0 or (process.returncode == 0 and time.monotonic() - began > 5)
+        return "lost" if lost else "refused"
 
-    @staticmethod
-    def end(process: subprocess.Popen[bytes]) -> None:
+    def look_at_access(self) -> Optional[bytes]:
+        """How the server is reached, which is never the same for two; None if there is none."""
+        try:
+            with open(os.path.join(self.given["server"], "hq-current", "access.json"), "rb") as file:
+                return file.read() or None
+        except OSError:
+            return None
+
+    def end(self, process: subprocess.Popen[bytes]) -> None:
+        """End a worker. Its end tells its runners to end: they need a moment to hand over what they have."""
         process.terminate()
         try:
             process.wait(10)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        runner.kill_leftovers((), 3.0)
+        self.clear()
+
+    def clear(self) -> None:
+        """See the end of what a worker has left."""
+        known = [self.judging.pid] if self.judging is not None else []
+        until = time.monotonic() + LAST_WORDS_S
+        while runner.reap() and runner.descendants(known) and time.monotonic() < until:
+            time.sleep(0.05)
+        runner.kill_leftovers(() if self.reason else known, 3.0)
+        shutil.rmtree(self.scratch, ignore_errors=True)
 
     def beat(self) -> None:
         """Say that we live; judge what failed elsewhere."""
@@ -1180,8 +1293,11 @@ class Service:
             signal.signal(number, lambda number, _frame: self.ended.append(number))
         leads = False
         while not self.over():
-            if leads or self.take():
-                leads = self.lead()
+            try:
+                if leads or self.take():
+                    leads = self.lead()
+            except OSError as problem:  # the disk may be full for a while
+                sys.stderr.write("%s\n" % problem)
             self.pause(1.0 if leads else SERVE_S)
         if leads:
             self.stop_server()
@@ -1225,7 +1341,7 @@ class Service:
             run = os.path.join(self.work, "spool", name)
             try:
                 said = "; ".join(advance(run, self.work))
-            except (Refused, OSError, ValueError) as problem:
+            except (Refused, OSError, ValueError, runner.SpoolFailed) as problem:
                 said = str(problem)
             if not os.path.isdir(run):
                 continue
@@ -1258,14 +1374,15 @@ def run_pool(work: str, slots: int) -> int:
             return 0
         runner.adopt_orphans()
         slots = slots or len(os.sched_getaffinity(0))
-        running: Dict[int, Tuple[Job, str, int]] = {}
+        running: Dict[int, Tuple[Job, str, int, int]] = {}
+        untold: Dict[str, str] = {}
         taken: Set[Tuple[str, str, str, int]] = set()
         idle_since = time.monotonic()
         ended: List[int] = []
         signal.signal(signal.SIGTERM, lambda number, _frame: ended.append(number))
         while not ended and time.monotonic() - idle_since < POOL_IDLE_S:
-            bury(running)
-            free = slots - sum(cpus for _, _, cpus in running.values())
+            bury(running, untold)
+            free = slots - sum(cpus for _, _, _, cpus in running.values())
             for job, chunk, number in given_to_pool(work):
                 identity = (job.run, job.name, chunk, number)
                 cpus = min(slots, max(1, int(job.need.get("cpus") or 1)))
@@ -1273,7 +1390,7 @@ def run_pool(work: str, slots: int) -> int:
                     continue
                 taken.add(identity)
                 free -= cpus
-                running[start_runner(job, chunk, work)] = (job, chunk, cpus)
+                running[start_runner(job, chunk, work)] = (job, chunk, number, cpus)
             if running:
                 idle_since = time.monotonic()
             time.sleep(0.1)
@@ -1281,7 +1398,7 @@ def run_pool(work: str, slots: int) -> int:
             runner.send([pid], signal.SIGTERM)
         until = time.monotonic() + 5
         while running and time.monotonic() < until:
-            bury(running)
+            bury(running, untold)
             time.sleep(0.05)
     return 0
 
@@ -1315,25 +1432,32 @@ def start_runner(job: Job, chunk: str, work: str) -> int:
     return process.pid
 
 
-def bury(running: Dict[int, Tuple[Job, str, int]]) -> None:
-    """Note how runners have ended."""
+def bury(running: Dict[int, Tuple[Job, str, int, int]], untold: Dict[str, str]) -> None:
+    """Note how runners have ended. untold: what could not be written yet, because the disk is full."""
     while running:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
-            return
+            break
         if not pid:
-            return
+            break
         known = running.pop(pid, None)
         if known is None or status == 0:
             continue
-        job, chunk, _ = known
-        code = (
+        job, chunk, number, _ = known
+        untold[failure_path(job, chunk, number)] = (
             "signal %d" % os.WTERMSIG(status)
             if os.WIFSIGNALED(status)
             else "exit code %d" % os.WEXITSTATUS(status)
         )
-        write_json(os.path.join(job.run, "jobs", "%s.%s.failed" % (job.name, chunk)), code)
+    for path, reason in list(untold.items()):
+        try:
+            write_json(path, reason)
+        except FileNotFoundError:
+            pass  # nobody wants the run any more
+        except OSError:
+            continue
+        del untold[path]
 
 
 # --------------------------------------------------------------------------------------------------- commands
@@ -1444,9 +1568,9 @@ def workers(work: str) -> Json:
 def poll(request: Json) -> Json:
     """Wait for news of runs.
 
-    seen: run → marks that the caller has dealt with. drop: run → chunks that it needs no more. Returns marks:
-    run → mark → [path of a pack in the run's folder, its size], where "<chunk>.end" names all packs that
-    there are.
+    seen: run → marks that the caller has dealt with. drop: run → chunks that it needs no more. open: run →
+    chunks that it counts on. Returns marks: run → mark → [path of a pack in the run's folder, its size],
+    where "<chunk>.end" names all packs that there are; and missing: run → those of open that nobody has here.
     """
     work = request["work"]
     runs = {name: run_folder(work, name) for name in request["runs"]}
@@ -1459,6 +1583,7 @@ def poll(request: Json) -> Json:
             unlink(os.path.join(runs[name], "done", word))
     for name, chunks in request.get("drop", {}).items():
         drop(runs[name], chunks)
+    lacking = {name: missing(runs[name], chunks) for name, chunks in request.get("open", {}).items()}
     until = time.monotonic() + float(request.get("wait_s", 0))
     gather_s = float(request.get("gather_s", 0.2))
     said: Set[str] = set()
@@ -1466,6 +1591,7 @@ def poll(request: Json) -> Json:
     gathered: Optional[float] = None
     open_: Set[Tuple[str, str]] = set()
     sent: List[str] = []
+    refused: Optional[Refused] = None
     while True:
         now = time.monotonic()
         words = {(run, word) for run in runs.values() for word in names_in(os.path.join(run, "done"))}
@@ -1482,8 +1608,12 @@ def poll(request: Json) -> Json:
             # what was sent while we wait is handed over at once
             check_at, sent = now + CHECK_S, there
             for run in runs.values():
-                said.update(advance(run, work))
-        if os.getppid() == 1:
+                try:
+                    said.update(advance(run, work))
+                except Refused as problem:
+                    # What is finished can be fetched all the same.
+                    refused = problem
+        if deserted():
             break
         if gathered is not None:
             # nothing is waited for that cannot come
@@ -1494,11 +1624,40 @@ def poll(request: Json) -> Json:
             }
             if now >= gathered or ended.issuperset(open_):
                 break
-        elif now >= until:
+        elif refused or any(lacking.values()) or now >= until:
             break
         time.sleep(LOOK_S)
     found = {name: marks for name, run in runs.items() if (marks := marks_of(run))}
-    return {"marks": found, "problems": sorted(said), **workers(work)}
+    if refused is not None:
+        if not found:
+            raise refused
+        said.add(str(refused))
+    return {"marks": found, "missing": lacking, "problems": sorted(said), **workers(work)}
+
+
+def deserted() -> bool:
+    """Whether nobody waits for our answer any more: the connection that has asked is gone."""
+    watched = select.poll()
+    watched.register(1, 0)
+    return os.getppid() == 1 or any(event & (select.POLLERR | select.POLLHUP) for _, event in watched.poll(0))
+
+
+def missing(run: str, chunks: List[str]) -> List[str]:
+    """Of chunks that the caller counts on, those that nobody here has; that others are done is said again."""
+    if not os.path.isdir(run):
+        return chunks
+    with Locked(os.path.join(run, "lock")):
+        given = {chunk for job in open_jobs(run) for chunk in job.chunks}
+        folders = folders_of(run)
+    found = []
+    for chunk in chunks:
+        if chunk in given:
+            continue
+        if any(runner.all_done(os.path.join(run, twin)) for twin in folders.get(chunk, ())):
+            runner.note(os.path.join(run, "done"), chunk + ".end")
+        else:
+            found.append(chunk)
+    return found
 
 
 def marks_of(run: str) -> Json:
@@ -1542,18 +1701,36 @@ def drop(run: str, chunks: Iterable[str]) -> None:
 
 
 def cancel(request: Json) -> Json:
-    """End tasks. chunks: run → chunk → ids (empty: all of the chunk)."""
+    """End tasks. chunks: run → chunk → ids (empty: all of the chunk).
+
+    Returns missing: run → those of the chunks that are not here.
+    """
     work = request["work"]
+    lacking: Dict[str, List[str]] = {}
     for name, chunks in request["chunks"].items():
         run = run_folder(work, name)
-        folders = folders_of(run)
+        lacking[name] = missing(run, sorted(chunks))
+        marked: Set[str] = set()
+        while True:
+            folders = folders_of(run)
+            twins = [
+                (twin, chunk) for chunk in chunks for twin in folders.get(chunk, ()) if twin not in marked
+            ]
+            if not twins:
+                break
+            # Whoever goes on beside a chunk meanwhile has copied the mark, or is seen by the next look.
+            for twin, chunk in twins:
+                marked.add(twin)
+                try:
+                    write_json(os.path.join(run, twin, "cancel"), sorted(chunks[chunk]))
+                except FileNotFoundError:
+                    continue  # it was removed
         for chunk, ids in chunks.items():
             for twin in folders.get(chunk, ()):
-                folder = os.path.join(run, twin)
-                write_json(os.path.join(folder, "cancel"), sorted(ids))
-                runner.settle(folder, "cancelled", "cancelled before it began", set(ids) or None)
-        advance(run, work)
-    return {}
+                settle(os.path.join(run, twin), "cancelled", "cancelled before it began", set(ids) or None)
+        if os.path.isdir(run):
+            advance(run, work)
+    return {"missing": lacking}
 
 
 def sweep(request: Json) -> Json:
@@ -1563,7 +1740,9 @@ def sweep(request: Json) -> Json:
         run = run_folder(work, name)
         if not os.path.isdir(run):
             continue
-        chunks = [chunk for chunk in names_in(run) if chunk.startswith("chunk-")]
+        with Locked(os.path.join(run, "lock")):
+            open_jobs(run)  # what was sent and not unpacked is ended too
+        chunks = [chunk for chunk in names_in(run) if chunk.startswith("chunk-") and "+" not in chunk]
         alive = [chunk for chunk in chunks if not runner.all_done(os.path.join(run, chunk))]
         if alive:
             cancel({"work": work, "chunks": {name: {chunk: [] for chunk in alive}}})
@@ -1605,6 +1784,8 @@ def answer(name: str) -> int:
         reply: Json = {"ok": COMMANDS[name](json.load(sys.stdin))}
     except Refused as problem:
         reply = {"refused": str(problem)}
+    except runner.SpoolFailed as problem:
+        reply = {"refused": "the spool cannot be written: %s" % problem, "errno": errno.ENOSPC}
     except OSError as problem:
         reply = {
             "refused": "%s: %s" % (problem.filename or "a file", problem.strerror),

@@ -22,7 +22,7 @@ from grange.farm.chunk import (
     flush_interval_s,
 )
 from grange.farm.chunk_folder import Fetch
-from grange.farm.cluster_spool import ClusterChunk, ClusterRun, chunks_with
+from grange.farm.cluster_spool import ClusterChunk, ClusterRun
 from grange.farm.computer import Computer
 from grange.farm.errors import (
     ExecutorUnavailable,
@@ -61,6 +61,11 @@ TWIN_S = 15.0
 #: How often what the agent refuses is tried again, and after what time.
 REFUSALS = 4
 REFUSAL_PAUSE_S = 5.0
+#: How often it is asked whether a chunk is still there; how soon again when something of it is missing, which
+#: a shared file system may show late; and after what time of that it is sent again, at most so often.
+#: Units: seconds.
+LOOK_S, LOOK_AGAIN_S, LOST_S = 60.0, 5.0, 60.0
+LIVES = 4
 CANCELLED_MESSAGE = "cancelled before it began"
 #: How many cores are reckoned with while none is known.
 CORES_GUESSED = 16
@@ -120,8 +125,8 @@ class ClusterExecutor:
         self._ready: list[ResultPack] = []
         self._left: list[ResultPack] | None = None
         self._unsent: list[ClusterChunk] = []
-        self._unwanted: set[str] = set()
-        self._outstanding = 0
+        self._to_end: set[str] = set()
+        self._awaited: set[str] = set()
         self._cores = 0
         self._asked = False
         self._looks = FREE_LOOKS
@@ -161,7 +166,7 @@ class ClusterExecutor:
     @property
     def outstanding(self) -> int:
         """How many submitted tasks have not been delivered yet."""
-        return self._outstanding
+        return len(self._awaited)
 
     @property
     def unsent(self) -> int:
@@ -194,7 +199,7 @@ class ClusterExecutor:
         tasks = tuple(self._travelling(batch.tasks))
         with self._changed:
             self._queue.add(Batch(tasks, batch.resources))
-            self._outstanding += len(tasks)
+            self._awaited.update(task.id for task in tasks)
             self._changed.notify_all()
         self._start()
 
@@ -209,7 +214,8 @@ class ClusterExecutor:
             if not self._ready:
                 self._changed.wait_for(lambda: self._ready or self._error is not None, timeout_s)
             packs, self._ready = self._ready, []
-            self._outstanding -= sum(len(pack.results) for pack in packs)
+            for pack in packs:
+                self._awaited.difference_update(result.id for result in pack.results)
         if not packs:
             self._check()
         return packs
@@ -245,20 +251,15 @@ class ClusterExecutor:
         """Of what is under way, wait for these tasks; the others are ended there, where nobody wants them."""
         wanted = set(ids)
         with self._changed:
-            self._outstanding += len(wanted)
-            unwanted = [
-                task_id
-                for run in self._runs.values()
-                for chunk in run.chunks.values()
-                for task_id in chunk.open_ids - wanted
-            ]
-            # What was written and not sent is sent now.
-            for run in self._runs.values():
-                for chunk in run.chunks.values():
-                    if not chunk.sent and not chunk.ended and chunk.open_ids & wanted:
+            self._awaited |= wanted
+            if end_others:
+                for chunk in self._open_there():
+                    chunk.unwanted |= chunk.open_ids - wanted
+                    chunk.open_ids &= wanted
+                    self._to_end |= chunk.unwanted
+                    # What was written and not sent is sent now.
+                    if not chunk.sent and chunk.open_ids:
                         self._unsent.append(chunk)
-        if unwanted and end_others:
-            self._end(unwanted)
         self._start()
 
     def cancel(self, task_ids: Collection[str] | None = None) -> None:
@@ -272,8 +273,10 @@ class ClusterExecutor:
                     for task in waiting
                 ]
                 self._ready.append(self._own.pack_of(results, len(results)))
-                self._changed.notify_all()
-        self._end(wanted)
+            for chunk in self._open_there():
+                self._to_end |= chunk.open_ids if wanted is None else chunk.open_ids & wanted
+            self._changed.notify_all()
+        self._start()
 
     def close(self) -> None:
         """Leave what is under way to go on there, and to be fetched by whoever comes next."""
@@ -285,12 +288,15 @@ class ClusterExecutor:
         for thread in self._threads:
             thread.join(2.0)
         with self._changed:
-            idle = [run for run in self._runs.values() if not run.chunks]
+            idle = [run for run in self._runs.values() if not run.chunks and run.tried]
+            swept = not idle
             if idle and not self._error:
                 with contextlib.suppress(FarmError):
                     self._there.sweep([run.name for run in idle])
+                    swept = True
             for run in self._runs.values():
-                run.close()
+                # One that could not be removed there is removed by whoever comes next.
+                run.close(swept=swept or not run.tried)
             self._runs.clear()
 
     # -- what tasks need -------------------------------------------------------------------------
@@ -423,19 +429,23 @@ class ClusterExecutor:
     # -- out -------------------------------------------------------------------------------------
 
     def _send_all(self) -> None:
-        """Send what can be sent now; waits a little where there is nothing."""
-        self._end_unwanted()
+        """End what is to end, and send what can be sent now; waits a little where there is nothing."""
+        self._end_there()
         self._ask_for_cores()
         chunks = self._next_chunks()
         if not chunks:
             with self._changed:
-                self._changed.wait_for(lambda: self._closing, 0.05 if len(self._queue) else 0.2)
+                self._changed.wait_for(
+                    lambda: self._closing or self._to_end, 0.05 if len(self._queue) else 0.2
+                )
             return
         try:
             self._ship(chunks)
         except BaseException:
             with self._changed:
-                self._unsent = [chunk for chunk in chunks if not chunk.sent] + self._unsent
+                self._unsent = [
+                    chunk for chunk in chunks if not chunk.sent and not chunk.ended
+                ] + self._unsent
             raise
 
     def _ask_for_cores(self) -> None:
@@ -451,7 +461,9 @@ class ClusterExecutor:
         """Write the chunks that are to be sent now."""
         with self._changed:
             if self._unsent:
-                found, self._unsent = self._unsent, []
+                # some may have been there all the same, and be done by now
+                found = [chunk for chunk in self._unsent if not chunk.sent and not chunk.ended]
+                self._unsent = []
                 return found
             found = []
             for group in self._queue.groups():
@@ -525,7 +537,14 @@ class ClusterExecutor:
         for (name, commands, _), several in groups.items():
             run = self._runs[name]
             for part in _parts(several):
-                shipment, path = run.shipment(part)
+                with self._changed:
+                    part = [chunk for chunk in part if not chunk.ended]
+                    if not part:
+                        continue
+                    shipment, path = run.shipment(part)
+                    run.tried = True
+                    for chunk in part:
+                        chunk.tried = True
                 told = {
                     "chunks": [chunk.name for chunk in part],
                     "need": part[0].need,
@@ -540,6 +559,8 @@ class ClusterExecutor:
                     path.unlink(missing_ok=True)
                 with self._changed:
                     run.mark_sent(part)
+                    for chunk in part:
+                        chunk.look_at = time.monotonic() + LOOK_S
                     self._changed.notify_all()
 
     # -- back ------------------------------------------------------------------------------------
@@ -557,11 +578,19 @@ class ClusterExecutor:
                 chunk.sent and not chunk.ended for run in runs.values() for chunk in run.chunks.values()
             )
             gather_s = self._gather_s()
+            expected = self._expected(runs)
         self.remote.prepare()
         news = self._there.poll(
-            runs.keys(), seen=seen, dropped=dropped, wait_s=WAIT_S if busy else 0.0, gather_s=gather_s
+            runs.keys(),
+            seen=seen,
+            dropped=dropped,
+            expected=expected,
+            wait_s=WAIT_S if busy else 0.0,
+            gather_s=gather_s,
         )
         with self._changed:
+            if self._closing:
+                return  # somebody else may go on with the runs by now
             for name, run in runs.items():
                 run.seen.difference_update(seen.get(name, ()))
                 run.dropped.difference_update(dropped.get(name, ()))
@@ -574,6 +603,46 @@ class ClusterExecutor:
             self._looks = max(-1.0, self._looks - 1.0)
         for name, marks in news.marks.items():
             self._take(runs[name], marks)
+        with self._changed:
+            for name, chunks in expected.items():
+                ended = {mark.rpartition(".")[0].partition("+")[0] for mark in news.marks.get(name, ())}
+                for chunk in [runs[name].chunks[chunk] for chunk in chunks if chunk in runs[name].chunks]:
+                    if chunk.name in news.missing.get(name, ()):
+                        self._lacks(chunk)
+                    elif chunk.name not in ended:
+                        chunk.lost_since = None
+
+    def _expected(self, runs: Mapping[str, ClusterRun]) -> dict[str, list[str]]:
+        """Run → chunks that it is time to ask for: somebody may have removed them, or half of them."""
+        now = time.monotonic()
+        found: dict[str, list[str]] = {}
+        for name, run in runs.items():
+            for chunk in run.chunks.values():
+                if chunk.sent and not chunk.ended and chunk.look_at <= now:
+                    chunk.look_at = now + LOOK_S
+                    found.setdefault(name, []).append(chunk.name)
+        return found
+
+    def _lacks(self, chunk: ClusterChunk) -> None:
+        """Something of a chunk is not there that should be: look again soon, and send it again at last."""
+        if chunk.ended:
+            return
+        if not chunk.open_ids:
+            self._runs[chunk.folder.parent.name].end(chunk.name)
+            return
+        now = time.monotonic()
+        chunk.look_at = now + LOOK_AGAIN_S
+        chunk.lost_since = now if chunk.lost_since is None else chunk.lost_since
+        if now - chunk.lost_since < LOST_S:
+            return
+        if chunk.lives >= LIVES:
+            raise ExecutorUnavailable(
+                f"{self.computer.label}: the results of a chunk were lost {LIVES} times: see whether "
+                f"somebody removes files from {self.remote.work_dir}, and whether its disk is sound"
+            )
+        self._unsent.append(self._own.copy_of(chunk))
+        chunk.open_ids.clear()
+        self._runs[chunk.folder.parent.name].end(chunk.name)
 
     def _gather_s(self) -> float:
         """For how long results are waited for once there are some: until they are worth a command.
@@ -609,14 +678,21 @@ class ClusterExecutor:
         there = self.remote.spool_dir(run.name)
         self._get([(f"{there}/{pack}", path) for pack, path in wanted.items()])
         with self._changed:
+            if self._closing:
+                return
             for path in dict.fromkeys(wanted.values()):
                 if path.exists() and path.parent.name in run.chunks:
                     self._deliver(run, path)
             for mark in marks:
-                chunk, _, what = mark.rpartition(".")
+                name, _, what = mark.rpartition(".")
                 run.seen.add(mark)
                 if what == "end":
-                    run.end(chunk.partition("+")[0])
+                    name = name.partition("+")[0]
+                    chunk = run.chunks.get(name)
+                    if chunk is not None and chunk.open_ids:
+                        self._lacks(chunk)
+                    else:
+                        run.end(name)
             self._changed.notify_all()
 
     def _get(self, files: Sequence[tuple[str, Path]]) -> None:
@@ -636,9 +712,10 @@ class ClusterExecutor:
         try:
             pack = run.fetched(path)
         except ResultMalformed:
+            # As good as none: its tasks are done again.
             path.unlink(missing_ok=True)
-            raise
-        if pack is None or not pack.results:
+            return
+        if pack is None:
             return
         self._ready.append(pack)
         self._looks = min(FREE_LOOKS, self._looks + len(pack.results) / (2 * TOGETHER))
@@ -647,59 +724,62 @@ class ClusterExecutor:
             wall_s = sum(result.wall_s for result in pack.results)
             self._estimates[chunk.kind] = known.after(len(pack.results), wall_s)
 
-    def _end(self, ids: Collection[str] | None) -> None:
-        """Have tasks ended (None: all that are open now). The sending thread does it, as soon as it can."""
+    def _end_there(self) -> None:
+        """End the tasks that are to end, where they are."""
         with self._changed:
-            if ids is None:
-                chunks = (chunk for run in self._runs.values() for chunk in run.chunks.values())
-                ids = {task_id for chunk in chunks for task_id in chunk.open_ids}
-            self._unwanted.update(ids)
-            self._changed.notify_all()
-        self._start()
-
-    def _end_unwanted(self) -> None:
-        """End what nobody wants: here what was not sent, there the rest."""
-        there: dict[str, dict[str, list[str]]] = {}
-        with self._changed:
-            if not self._unwanted:
+            if not self._to_end:
                 return
-            ids, self._unwanted = self._unwanted, set()
-            for name, chunks in chunks_with(self._runs.values(), ids).items():
-                for chunk, tasks in chunks.items():
-                    known = self._runs[name].chunks[chunk]
-                    if known.sent:
-                        there.setdefault(name, {})[chunk] = tasks
-                    elif tasks:
-                        self._unwanted.update(tasks)  # the others of its chunk are sent first
-                    else:
-                        self._withdraw(self._runs[name], known)
-        if not there:
+            ids, self._to_end = self._to_end, set()
+            asked: dict[str, dict[str, list[str]]] = {}
+            for chunk in self._open_there():
+                all_ids = chunk.open_ids | chunk.unwanted
+                meant = all_ids & ids
+                whole = meant == all_ids
+                if not meant:
+                    continue
+                if chunk.tried:
+                    asked.setdefault(chunk.folder.parent.name, {})[chunk.name] = (
+                        [] if whole else sorted(meant)
+                    )
+                elif whole:
+                    self._withdraw(chunk, meant)
+                else:
+                    self._to_end |= meant  # once it is there
+        if not asked:
             return
         try:
             self.remote.prepare()
-            withdrawn = self._there.cancel(there)
+            missing = self._there.cancel(asked)
         except BaseException:
             with self._changed:
-                self._unwanted.update(ids)
+                self._to_end |= ids
             raise
         with self._changed:
-            for name, names in withdrawn.items():
-                for chunk in names:
-                    self._withdraw(self._runs[name], self._runs[name].chunks[chunk])
+            for name, chunks in asked.items():
+                for chunk_name in chunks:
+                    chunk = self._runs[name].chunks.get(chunk_name)
+                    if chunk is None:
+                        continue
+                    if chunk_name in missing.get(name, ()):
+                        self._withdraw(chunk, ids)
+                    elif not chunk.sent:
+                        self._runs[name].mark_sent([chunk])  # it had come there all the same
+            self._changed.notify_all()
 
-    def _withdraw(self, run: ClusterRun, chunk: ClusterChunk) -> None:
-        """Say of a chunk that nobody has begun that it was cancelled."""
+    def _withdraw(self, chunk: ClusterChunk, ids: Collection[str]) -> None:
+        """Deliver tasks of a chunk as cancelled that nobody has begun."""
         results = [
             runner.result_of(
                 {"id": task_id, "attempt": chunk.attempts[task_id]}, "cancelled", CANCELLED_MESSAGE
             )
-            for task_id in sorted(chunk.open_ids)
+            for task_id in sorted(chunk.open_ids.intersection(ids))
         ]
-        self._ready.append(self._own.pack_of(results, len(results)))
-        self._unsent = [other for other in self._unsent if other is not chunk]
-        chunk.open_ids.clear()
-        run.end(chunk.name)
-        self._changed.notify_all()
+        if results:
+            self._ready.append(self._own.pack_of(results, len(results)))
+        chunk.open_ids.difference_update(ids)
+        chunk.unwanted.difference_update(ids)
+        if not chunk.open_ids and not chunk.unwanted:
+            self._runs[chunk.folder.parent.name].end(chunk.name)
 
 
 def _parts(chunks: Sequence[ClusterChunk]) -> list[list[ClusterChunk]]:

@@ -18,8 +18,8 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,10 @@ class ClusterChunk:
     """A chunk from its writing until its last pack is recorded.
 
     need: what the agent has to know of its tasks. waiting: packs that were fetched and are not recorded.
+    tried: it may be there. sent: it is there. look_at: when it is to be asked for (on the monotonic clock).
+    lost_since: since when it is known that something of it is missing there. lives: how often it was sent
+    because it was lost. open_ids: the tasks whose results are waited for. unwanted: those that nobody waits
+    for, and that are to end there.
     """
 
     folder: Path
@@ -51,16 +55,26 @@ class ClusterChunk:
     commands: bool
     sent: bool = False
     ended: bool = False
+    tried: bool = False
+    look_at: float = 0.0
+    lost_since: float | None = None
+    lives: int = 1
     waiting: set[Path] = field(default_factory=set)
     open_ids: set[str] = field(default_factory=set)
+    unwanted: set[str] = field(default_factory=set)
 
     @property
     def name(self) -> str:
         return self.folder.name
 
-    def delivered(self, pack: ResultPack) -> None:
-        """Results of this chunk have come."""
-        self.open_ids.difference_update(result.id for result in pack.results)
+    def delivered(self, pack: ResultPack) -> ResultPack:
+        """Results of this chunk have come. Returns the pack without those that had come before.
+
+        Of a task that was done twice, the first result counts.
+        """
+        fresh = tuple(result for result in pack.results if result.id in self.open_ids)
+        self.open_ids.difference_update(result.id for result in fresh)
+        return pack if len(fresh) == len(pack.results) else replace(pack, results=fresh)
 
 
 class ClusterRun:
@@ -74,6 +88,8 @@ class ClusterRun:
         self.dropped: set[str] = set()
         self._computer = computer
         self._shipments = 0
+        #: Whether something of it may be there.
+        self.tried = False
 
     @classmethod
     def create(cls, root: Path, computer: str) -> ClusterRun:
@@ -92,6 +108,7 @@ class ClusterRun:
                 run.remove()
                 continue
             made = cls(run, computer)
+            made.tried = True
             made._load()
             found.append(made)
         return found
@@ -152,6 +169,23 @@ class ClusterRun:
         self.chunks[chunk.name] = chunk
         return chunk, refused
 
+    def copy_of(self, chunk: ClusterChunk) -> ClusterChunk:
+        """A chunk of the same tasks, under another name. Errors: SpoolUnwritable."""
+        folder = self._run.new_chunk()
+        with spool_errors(self.path):
+            os.link(chunk.folder / "chunk.zip", folder / "chunk.zip")
+        made = ClusterChunk(
+            folder,
+            dict(chunk.attempts),
+            chunk.kind,
+            dict(chunk.need),
+            chunk.commands,
+            lives=chunk.lives + 1,
+            open_ids=set(chunk.open_ids),
+        )
+        self.chunks[made.name] = made
+        return made
+
     def own_pack(self, tasks: Iterable[Task], reasons: Mapping[str, str]) -> ResultPack:
         """A pack that says input_missing of tasks that never left, with the reasons."""
         results = [
@@ -194,8 +228,9 @@ class ClusterRun:
         """They lie there now; whoever comes after us need not send them again."""
         for chunk in chunks:
             chunk.sent = True
-            with spool_errors(self.path):
-                (chunk.folder / SENT_FILE).touch()
+            if not chunk.ended:
+                with spool_errors(self.path):
+                    (chunk.folder / SENT_FILE).touch()
 
     # -- back ------------------------------------------------------------------------------------
 
@@ -207,14 +242,18 @@ class ClusterRun:
         return self.path / match[1] / f"{match[2] or 0}-result-{match[3]}.zip"
 
     def fetched(self, path: Path) -> ResultPack | None:
-        """A pack that is here now; None if it is none of ours to record."""
+        """A pack that is here now; None if nothing in it is new. Errors: ResultMalformed."""
         chunk = self.chunks[path.parent.name]
-        pack = read_result_pack(path)
-        chunk.waiting.add(path)
-        chunk.delivered(pack)
+        pack = chunk.delivered(read_result_pack(path))
+        # Results to come may refer to files that are in no other pack.
+        new = bool(pack.results or pack.blobs)
+        if new:
+            chunk.waiting.add(path)
+        else:
+            path.unlink(missing_ok=True)
         if not chunk.open_ids:
             self.end(chunk.name)
-        return pack
+        return pack if new else None
 
     def end(self, name: str) -> None:
         """A chunk is done there, and all of its packs are here."""
@@ -264,14 +303,17 @@ class ClusterRun:
                     chunk.waiting.discard(path)
                     path.unlink(missing_ok=True)
                     continue
-                chunk.delivered(pack)
+                pack = chunk.delivered(pack)
                 if not chunk.open_ids:
                     self.end(chunk.name)
                 yield pack
 
-    def close(self) -> None:
-        """Leave it to whoever comes next, or remove it if there is nothing in it."""
-        if self.chunks:
+    def close(self, *, swept: bool) -> None:
+        """Leave it to whoever comes next, or remove it if there is nothing in it.
+
+        swept: whether there is nothing of it there.
+        """
+        if self.chunks or not swept:
             self._run.release()
         else:
             self._run.remove()
@@ -298,21 +340,7 @@ def _loaded(folder: Path) -> ClusterChunk | None:
         spec.get("need", {}),
         spec["kind"] == "command",
         sent=(folder / SENT_FILE).exists(),
+        tried=True,
         waiting=waiting,
         open_ids=set(attempts),
     )
-
-
-def chunks_with(runs: Iterable[ClusterRun], ids: Collection[str] | None) -> dict[str, dict[str, list[str]]]:
-    """Run → chunk → ids of its tasks that are meant and open (None: all); a whole chunk is an empty list."""
-    found: dict[str, dict[str, list[str]]] = {}
-    wanted = None if ids is None else set(ids)
-    for run in runs:
-        for chunk in run.chunks.values():
-            if chunk.ended:
-                continue
-            meant = chunk.open_ids if wanted is None else chunk.open_ids & wanted
-            if meant:
-                whole = len(meant) == len(chunk.open_ids)
-                found.setdefault(run.name, {})[chunk.name] = [] if whole else sorted(meant)
-    return found

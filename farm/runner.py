@@ -78,6 +78,8 @@ INT_BITS = 14284
 LARGEST_STATUS = (1 << 31) - 1
 #: In marks: no task is running.
 IDLE = 0xFFFFFFFF
+#: In marks, in place of a pack's number: the task was done in a folder beside this one.
+NOT_HERE = 0xFFFFFFFF
 PAIR = struct.Struct("=2I")
 EMPTY = hashlib.sha256(b"").hexdigest()
 LOCAL_HEADER = struct.Struct("<4s5H3I2H")
@@ -474,7 +476,7 @@ class Results:
 
     def _settle(self) -> int:
         """Finish what an earlier life of this chunk left; returns the number of the last pack."""
-        done = set(self._marks[2:]) - {0}
+        done = set(self._marks[2:]) - {0, NOT_HERE}
         last = max(done, default=0)
         settle_parts(self._folder, done)
         for name in os.listdir(self._folder):
@@ -551,6 +553,13 @@ class Results:
                 self._dirty.set()
         if full:
             self.flush()
+
+    def leave(self, indexes: Iterable[int]) -> None:
+        """These are done elsewhere: nothing is to be done about them here."""
+        for index in indexes:
+            if not self.done(index):
+                self._marks[index + 2] = NOT_HERE
+        self._save()
 
     @property
     def held(self) -> int:
@@ -853,6 +862,16 @@ def send(pids: Iterable[int], number: int) -> None:
             os.kill(pid, number)
         except OSError:
             continue
+
+
+def reap() -> bool:
+    """Bury the children that have ended; whether there are others."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return False
+    return True
 
 
 def kill_leftovers(known: Iterable[int], patience_s: float = 5.0) -> None:
@@ -2565,16 +2584,19 @@ def copy_small(source: str, target: str) -> None:
 def settle(folder: str, outcome: str, message: str, ids: Optional[Set[str]] = None) -> bool:
     """Say of a chunk's tasks (None: all) that have no result what became of them, in a pack of the chunk.
 
-    False if a runner is at work on it: nothing is done then.
+    What was done in a folder beside this one has its result there. False if a runner is at work on it:
+    nothing is done then.
     """
     numbers: List[int] = []
     pack = ZipReader(os.path.join(folder, "chunk.zip"))
     tasks = json.loads(pack.read("chunk.json"))["tasks"]
     pack.close()
+    beside = done_beside(folder)
     try:
         results = Results(folder, len(tasks), 0.5, lambda number, *_: numbers.append(number), 0.0)
     except Occupied:
         return False
+    results.leave(index for index in beside if index < len(tasks))
     for index, task in enumerate(tasks):
         if not results.done(index) and (ids is None or task["id"] in ids):
             results.add(index, result_of(task, outcome, message))
@@ -2585,6 +2607,19 @@ def settle(folder: str, outcome: str, message: str, ids: Optional[Set[str]] = No
     if all_done(folder):
         note(os.path.join(run, "done"), os.path.basename(folder) + ".end")
     return True
+
+
+def done_beside(folder: str) -> Set[int]:
+    """The tasks of a chunk that are done in its folder or one beside it, other than this."""
+    run, own = os.path.split(folder)
+    names = [name for name in os.listdir(run) if name.partition("+")[0] == own.partition("+")[0]]
+    return {
+        index
+        for name in names
+        if name != own
+        for index, number in enumerate(read_marks(os.path.join(run, name))[2:])
+        if number
+    }
 
 
 def speak_into(path: str) -> None:
@@ -2635,7 +2670,12 @@ def stubborn(folder: str) -> bool:
 
 
 def all_done(folder: str) -> bool:
-    marks = read_marks(folder)
+    return is_done(read_marks(folder).tobytes())
+
+
+def is_done(content: bytes) -> bool:
+    """Whether the content of a marks file says that all is done."""
+    marks = array.array("I", content)
     return len(marks) > 2 and all(marks[2:])
 
 

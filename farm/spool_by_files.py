@@ -36,11 +36,13 @@ class FileSpool:
         *,
         seen: Mapping[str, Sequence[str]],
         dropped: Mapping[str, Sequence[str]],
+        expected: Mapping[str, Sequence[str]],
         wait_s: float,
         gather_s: float,
     ) -> News:
         """Look again and again, the more seldom the longer nothing comes."""
         self._remove(seen, dropped)
+        missing = {run: self._missing(run, chunks) for run, chunks in expected.items()}
         until = time.monotonic() + wait_s
         while True:
             marks = self._marks(sorted(runs))
@@ -48,12 +50,12 @@ class FileSpool:
                 self._pause_s = SHORTEST_PAUSE_S
                 break
             left = until - time.monotonic()
-            if left <= 0 or self._stopped():
+            if left <= 0 or self._stopped() or any(missing.values()):
                 break
             self._tick.wait(min(left, self._pause_s))
             self._pause_s = min(LONGEST_PAUSE_S, 1.5 * self._pause_s)
         cores, broken = self._hosts()
-        return News(marks, cores, broken, self._problems(sorted(runs)))
+        return News(marks, cores, broken, self._problems(sorted(runs)), missing)
 
     def cancel(self, chunks: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[str, list[str]]:
         """A file in the folder of what runs; what has not begun is taken away."""
@@ -114,6 +116,23 @@ class FileSpool:
                     marks[name] = [(f"{chunk}/result-{what}.zip", 0)]
         return found
 
+    def _missing(self, run: str, chunks: Sequence[str]) -> list[str]:
+        """Those of chunks that nobody there has; that others are done is said again."""
+        there = self._remote.spool_dir(run)
+        jobs, entries = self._transport.list([f"{there}/jobs", there])
+        if any(entry.name.endswith(".json") for entry in jobs or ()):
+            return []  # somebody is at it; and which chunks those are is not to be seen from here
+        folders: dict[str, list[str]] = {}
+        for entry in entries or ():
+            folders.setdefault(_base(entry.name), []).append(entry.name)
+        names = [name for chunk in chunks for name in folders.get(chunk, ())]
+        marks = dict(
+            zip(names, self._transport.read([f"{there}/{name}/marks" for name in names]), strict=True)
+        )
+        done = {_base(name) for name, content in marks.items() if content and runner.is_done(content)}
+        self._transport.put([(b"", f"{there}/done/{chunk}.end") for chunk in chunks if chunk in done])
+        return [chunk for chunk in chunks if chunk not in done]
+
     def _packs(self, run: str, chunks: Collection[str]) -> dict[str, list[tuple[str, int]]]:
         there = self._remote.spool_dir(run)
         (entries,) = self._transport.list([there])
@@ -131,7 +150,11 @@ class FileSpool:
         """The cores of the workers that live, and the nodes that are broken."""
         work = self._remote.work_dir
         hosts, broken = self._transport.list([f"{work}/hosts", f"{work}/broken"])
-        names = [entry.name for entry in hosts or () if time.time() - entry.mtime < runner.ALIVE_S]
+        names = [
+            entry.name
+            for entry in hosts or ()
+            if not entry.name.startswith(".") and time.time() - entry.mtime < runner.ALIVE_S
+        ]
         told = self._transport.read([f"{work}/hosts/{name}" for name in names])
         cores = sum(int(json.loads(content).get("cores", 0)) for content in told if content)
         return cores, [entry.name for entry in broken or ()]
