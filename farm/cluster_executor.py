@@ -49,7 +49,7 @@ from grange.farm.transport import Transport
 WAIT_S = 15.0
 #: What comes within this time is fetched together: while nothing is known of how long tasks take, at the
 #: least, and where they take long. Units: seconds.
-FIRST_GATHER_S, GATHER_S, LONGEST_GATHER_S = 0.05, 0.2, 5.0
+FIRST_GATHER_S, GATHER_S, LONGEST_GATHER_S = 0.05, 0.2, 8.0
 #: So many commands may be spent on a few results each.
 FREE_LOOKS = 5.0
 #: How long tasks of a kind of which nothing is known are held back behind the first of them. Units: seconds.
@@ -659,7 +659,7 @@ class ClusterExecutor:
         if self._looks > 0.0:
             return GATHER_S
         each_s = core_s / max(1, tasks) / max(1, self._cores)
-        return min(LONGEST_GATHER_S, max(GATHER_S, min(tasks, TOGETHER) * each_s))
+        return min(LONGEST_GATHER_S, max(GATHER_S, min(tasks, 2 * TOGETHER) * each_s))
 
     def _has_business(self) -> bool:
         return any(

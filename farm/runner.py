@@ -2502,6 +2502,9 @@ def run(folder: str) -> int:
     death: Optional[int] = None
     unproductive = 0
     while True:
+        if all_done(folder):
+            end_mark(folder)  # or whoever did it died before it could say so
+            return 0
         before = done_in(folder)
         pid = os.fork()
         if pid == 0:
@@ -2526,8 +2529,7 @@ def run(folder: str) -> int:
         if not os.path.exists(folder):
             return 0  # all that was wanted of it has been fetched
         if all_done(folder):
-            note(os.path.join(os.path.dirname(folder), "done"), os.path.basename(folder) + ".end")
-            return 0
+            continue
         if death in (EXIT_UNWRITABLE, EXIT_ELSEWHERE, 128 + signal.SIGTERM):
             return death
         if death == EXIT_OCCUPIED:
@@ -2565,6 +2567,8 @@ def twin_of(folder: str) -> str:
         with open(os.path.join(twin, "marks"), "wb") as file:
             file.write(marks.tobytes())
         os.link(os.path.join(folder, "chunk.zip"), os.path.join(twin, "chunk.zip"))
+    except FileNotFoundError:
+        return folder  # the other one has just come to its end
     except OSError as problem:
         raise SpoolFailed(str(problem)) from problem
     return twin
@@ -2719,8 +2723,20 @@ def judge_chunk(folder: str) -> int:
     except FileNotFoundError:
         return 0  # it is done with
     if all_done(folder):
-        note(os.path.join(os.path.dirname(folder), "done"), os.path.basename(folder) + ".end")
+        end_mark(folder)
     return code
+
+
+def end_mark(folder: str) -> None:
+    """Say that a chunk is done: what was to be done, which nobody reads any more, becomes the mark of it.
+
+    That is one file less to be made and removed on a file system that many share.
+    """
+    done, name = os.path.join(os.path.dirname(folder), "done"), os.path.basename(folder) + ".end"
+    try:
+        os.rename(os.path.join(folder, "chunk.zip"), os.path.join(done, name))
+    except OSError:
+        note(done, name)
 
 
 def note(folder: str, name: str) -> None:
