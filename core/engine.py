@@ -218,7 +218,7 @@ class CampaignRun:
         if following is None:
             self._mapping = False
             return
-        number, _, slice_ = following
+        number, start, slice_ = following
         self._slice_size = min(LARGEST_SLICE, self._slice_size * 2)
         calls = self._maps[number]
         recorded = record_calls(self.profile, self.campaign_id, calls, slice_, computer_id=self.computer_id)
@@ -226,7 +226,7 @@ class CampaignRun:
         for call, process_id in zip(slice_, recorded.places, strict=True):
             places[call.index] = process_id
         self._count_answered(recorded)
-        self._submit(calls.recipe, calls.resources, recorded.to_run)
+        self._submit(calls.recipe, calls.resources, recorded.to_run, len(calls) - start - len(slice_))
 
     def _count_answered(self, recorded: Recorded) -> None:
         self.progress.done += recorded.answered + recorded.refused
@@ -237,7 +237,7 @@ class CampaignRun:
             if opened is not None:
                 opened.calls += extra
 
-    def _submit(self, recipe: Recipe, resources: Resources, to_run: Sequence[ToRun]) -> None:
+    def _submit(self, recipe: Recipe, resources: Resources, to_run: Sequence[ToRun], more: int = 0) -> None:
         tasks: list[Task] = []
         self._places.require(one.values for one in to_run)
         for one in to_run:
@@ -246,7 +246,7 @@ class CampaignRun:
             )
             tasks.append(recipe.task(one.process_id, one.attempt, one.draft))
         if tasks:
-            self.executor.submit(Batch(tuple(tasks), resources))
+            self.executor.submit(Batch(tuple(tasks), resources, more))
 
     # -- what was left by an earlier run ---------------------------------------------------------
 

@@ -43,16 +43,18 @@ FIRST_FLUSH_S = 0.5
 LONGEST_FLUSH_S, SHORTEST_FLUSH_S = 60.0, 8.0
 
 
-def chunk_size(queued: int, slots: int, task_s: float | None, sizing: Sizing, under_way: int = 0) -> int:
+def chunk_size(queued: int, slots: int, task_s: float | None, sizing: Sizing) -> int:
     """How many of the queued tasks the next chunk should hold.
 
     task_s: the expected duration of one task in seconds, None while none has been measured. The share
     of a slot is halved (guided self-scheduling), so that an estimate that was too low is mended later.
-    under_way: tasks that were handed over and have not ended; half of them are reckoned to be still to come.
     """
+    return _size(queued, math.ceil(queued / (2 * max(1, slots))), task_s, sizing)
+
+
+def _size(queued: int, share: int, task_s: float | None, sizing: Sizing) -> int:
     if queued <= 0:
         return 0
-    share = math.ceil((queued + under_way / 2) / (2 * max(1, slots)))
     if task_s is None:
         return min(queued, sizing.first, share)
     wanted = min(max(1, round(sizing.target_s / max(task_s, _INSTANT_S))), max(share, worth(task_s, sizing)))
@@ -71,17 +73,23 @@ def _start_worth(task_s: float, sizing: Sizing) -> int:
 
 
 def chunk_sizes(
-    queued: int, slots: int, task_s: float | None, sizing: Sizing, under_way: int = 0
+    queued: int, slots: int, task_s: float | None, sizing: Sizing, under_way: int = 0, more: int = 0
 ) -> list[int]:
     """The sizes of all chunks of a batch that is handed over at once.
 
     While nothing is known, the first chunks are small, so that something is soon, and the others take half
     of a slot's share of what is left.
+
+    under_way: tasks that were handed over and have not ended; half of them are reckoned to be still to come.
+    more: tasks that will be queued later. With all of them in mind chunks are larger, but what is here has to
+    be two chunks for each slot.
     """
     sizes: list[int] = []
+    two_each = math.ceil((queued + under_way) / (2 * max(1, slots)))
     while queued > 0:
-        size = chunk_size(queued, slots, task_s, sizing, under_way)
-        if task_s is not None and size < 2 * worth(task_s, sizing) and 2 * under_way < queued:
+        share = min(two_each, math.ceil((queued + under_way / 2 + more) / (2 * max(1, slots))))
+        size = _size(queued, share, task_s, sizing)
+        if task_s is not None and size < 2 * worth(task_s, sizing) and 2 * under_way + more < queued:
             # Soon chunks would not be worth starting: equal ones, in whole rounds of all slots where they are
             # more than those, so that all slots end together.
             chunks = max(

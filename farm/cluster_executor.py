@@ -510,7 +510,7 @@ class ClusterExecutor:
             under_way = sum(len(chunk.open_ids) for chunk in self._open_there() if chunk.kind == group.kind)
             if can_wait(waiting, under_way, slots, estimate, self._sizing):
                 return []
-            return chunk_sizes(waiting, slots, estimate, self._sizing, under_way)
+            return chunk_sizes(waiting, slots, estimate, self._sizing, under_way, group.more)
         now = time.monotonic()
         first_at = self._first_at.get(group.kind)
         if first_at is None:

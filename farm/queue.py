@@ -11,12 +11,16 @@ from grange.farm.task import Batch, CommandTask, Resources, Task
 
 @dataclass(slots=True)
 class Group:
-    """Waiting tasks of one kind (program or function) that need the same resources."""
+    """Waiting tasks of one kind (program or function) that need the same resources.
+
+    more: how many will follow.
+    """
 
     kind: Hashable
     resources: Resources
     commands: bool
     tasks: deque[Task] = field(default_factory=deque)
+    more: int = 0
 
     @property
     def key(self) -> Hashable:
@@ -45,6 +49,7 @@ class Queue:
                 if group is None:
                     group = self._groups[key] = Group(kind, batch.resources, commands)
                 previous = kind
+                group.more = batch.more
             group.tasks.append(task)
 
     def groups(self) -> list[Group]:

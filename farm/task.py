@@ -95,7 +95,11 @@ Task = CommandTask | FunctionTask
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Tasks for one computer that need the same resources; ids are unique among what is under way."""
+    """Tasks for one computer that need the same resources; ids are unique among what is under way.
+
+    more: how many such tasks will follow, as far as is known.
+    """
 
     tasks: tuple[Task, ...]
     resources: Resources = Resources()
+    more: int = 0

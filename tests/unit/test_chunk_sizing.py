@@ -67,6 +67,11 @@ def test_chunks_are_larger_while_much_is_under_way() -> None:
     assert chunk_sizes(2000, 16, 1.0, CLUSTER)[0] == 63
 
 
+def test_chunks_do_not_shrink_towards_the_end_of_a_queue_that_goes_on() -> None:
+    assert chunk_sizes(3200, 16, 1.0, CLUSTER, more=10_000) == [100] * 32
+    assert chunk_sizes(3200, 16, 1.0, CLUSTER)[-1] < 10
+
+
 def test_a_few_tasks_wait_for_more_while_much_is_under_way() -> None:
     assert can_wait(100, 1000, 16, 1.0, CLUSTER)
     assert not can_wait(400, 1000, 16, 1.0, CLUSTER)  # they are enough for chunks of their own
