@@ -198,7 +198,7 @@ class ClusterExecutor:
             return
         tasks = tuple(self._travelling(batch.tasks))
         with self._changed:
-            self._queue.add(Batch(tasks, batch.resources))
+            self._queue.add(Batch(tasks, batch.resources, batch.more))
             self._awaited.update(task.id for task in tasks)
             self._changed.notify_all()
         self._start()
