@@ -7,7 +7,6 @@ HyperQueue runs by its wheel, and by the program hq where there is one (on PATH,
 from __future__ import annotations
 
 import random
-import signal
 import threading
 import time
 from collections.abc import Callable
