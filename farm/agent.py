@@ -721,7 +721,7 @@ class Wheel(HyperQueue):
 
     def failures(self, number: int, seen: int) -> Optional[Tuple[bool, Dict[int, str]]]:
         client = self._client()
-        stats: Json = {}
+        stats: Dict[int, Json] = {}
 
         class Seen(Exception):
             pass

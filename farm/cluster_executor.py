@@ -757,13 +757,13 @@ class ClusterExecutor:
         with self._changed:
             for name, chunks in asked.items():
                 for chunk_name in chunks:
-                    chunk = self._runs[name].chunks.get(chunk_name)
-                    if chunk is None:
+                    known = self._runs[name].chunks.get(chunk_name)
+                    if known is None:
                         continue
                     if chunk_name in missing.get(name, ()):
-                        self._withdraw(chunk, ids)
-                    elif not chunk.sent:
-                        self._runs[name].mark_sent([chunk])  # it had come there all the same
+                        self._withdraw(known, ids)
+                    elif not known.sent:
+                        self._runs[name].mark_sent([known])  # it had come there all the same
             self._changed.notify_all()
 
     def _withdraw(self, chunk: ClusterChunk, ids: Collection[str]) -> None:
