@@ -46,6 +46,8 @@ EXIT_UNWRITABLE = 73
 EXIT_ELSEWHERE = 75
 #: The exit code, within a runner, of a chunk that another runner is at.
 EXIT_OCCUPIED = 76
+#: A signal that a scheduler sends to a task reaches its runner within this time. Seconds.
+SHARED_SIGNAL_S = 0.5
 #: What a runner of a cluster leaves of an allocation's time for ending in order. Seconds.
 LAST_S = 5.0
 #: A node whose program failed at once is left alone for so long while other nodes are alive. Seconds.
@@ -1004,6 +1006,8 @@ class Watch:
         self._memory = memory_mb * MIB if memory_mb else 0
         self._grace_s: float = spec.get("grace_s", 2.0)
         self._known = descendants()
+        #: On a cluster others than we may send signals to what we run.
+        self._shared = bool(os.environ.get("GRANGE_WORK"))
 
     def wait(self, pid: int, task_id: str, started: float) -> Tuple[int, Any, str, int]:
         """Returns wait status, resource usage, why it was ended ("" if by itself), peak memory in bytes."""
@@ -1023,12 +1027,12 @@ class Watch:
             elif until and until < wake:
                 wake = until
             event = signal.sigtimedwait(SIGNALS, max(0.0, wake - now))
-            done, status, usage = os.wait4(pid, os.WNOHANG)
-            if done:
-                break
             if event is not None and event.si_signo != signal.SIGCHLD:
                 control.alarmed = True
                 control.ending = control.ending or event.si_signo == signal.SIGTERM
+            done, status, usage = os.wait4(pid, os.WNOHANG)
+            if done:
+                break
             now = time.monotonic()
             results.flush_if_due()
             results.live(now)
@@ -1055,8 +1059,26 @@ class Watch:
             if reason and now >= kill_at:
                 self._send(pid, signal.SIGKILL)
                 kill_at = now + 1.0
+        if not reason and self._meant_us_too(status):
+            reason = "ended"
         self._clear()
         return status, usage, reason, peak
+
+    def _meant_us_too(self, status: int) -> bool:
+        """Whether we are to end as well as a process that has just ended: a scheduler that ends a job sends
+        its signal to all that runs in it, in no order. What the process left is not to be trusted then."""
+        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status) - 128
+        patience_s = 0.0
+        if number in (signal.SIGHUP, signal.SIGINT, signal.SIGKILL, signal.SIGTERM) and self._shared:
+            patience_s = SHARED_SIGNAL_S
+        until = time.monotonic() + patience_s
+        while not self._control.ending:
+            event = signal.sigtimedwait(SIGNALS, max(0.0, until - time.monotonic()))
+            if event is None:
+                break
+            self._control.alarmed = self._control.alarmed or event.si_signo == signal.SIGUSR1
+            self._control.ending = event.si_signo == signal.SIGTERM
+        return self._control.ending
 
     def _send(self, pid: int, number: int) -> None:
         # Its session first: that works where /proc shows no children.
@@ -2016,6 +2038,10 @@ class Functions:
                 self._raised(problem, stage, result)
         except BaseException as problem:
             control.in_call = False
+            number = getattr(problem, "returncode", 0)
+            if number in (-signal.SIGHUP, -signal.SIGINT, -signal.SIGKILL, -signal.SIGTERM):
+                # of a program that the call has run: see Watch
+                time.sleep(SHARED_SIGNAL_S if os.environ.get("GRANGE_WORK") else 0.0)
             if control.ending:
                 raise Ended from None
             self._raised(problem, stage, result)

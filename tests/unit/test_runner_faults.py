@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from grange.farm import TaskResult, read_result_pack, runner
+from grange.farm import FunctionTask, TaskResult, read_result_pack, runner, ship
 from grange.farm.chunk_folder import write_chunk
+from grange.farm.function import by_value
 from grange.farm.task import CommandTask, Resources
 
 
@@ -150,6 +151,49 @@ def test_what_is_finished_is_handed_over_within_a_second_of_the_signal_to_end(
     # but for the one that was ended
     assert len(set(tally.read_text().split()) - ended) <= 1
     assert len(ended) >= 10
+
+
+@pytest.mark.parametrize(
+    "script",
+    ["(sleep 0.2; kill -TERM $PPID) & kill -TERM $$", "kill -TERM $PPID; exit 0", "kill -TERM $PPID; exit 1"],
+    ids=["it first", "both, in order", "both, as a failure"],
+)
+def test_a_signal_that_ends_the_task_and_its_runner_is_nothing_that_the_task_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    """scancel sends SIGTERM to all processes of a job."""
+    monkeypatch.setenv("GRANGE_WORK", str(tmp_path))
+    folder = chunk(tmp_path, shell("before", "true"), shell("ended", script), shell("after", "true"))
+    assert start(folder).wait(30) == 128 + signal.SIGTERM
+    assert [result.id for result in results(folder)] == ["before"]
+
+
+def run_what_is_ended_with_us() -> None:
+    script = f"(sleep 0.2; kill -TERM {os.getpid()}) & kill -TERM $$"
+    subprocess.run(["/bin/sh", "-c", script], check=True)
+
+
+def test_a_call_whose_program_is_ended_together_with_its_runner_has_not_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRANGE_WORK", str(tmp_path))
+    folder = tmp_path / "run-1" / "chunk-000001"
+    folder.mkdir(parents=True)
+    task = FunctionTask("a", by_value(ship(run_what_is_ended_with_us)), {})
+    write_chunk(folder, [task], Resources(), scratch=f"grange-test-{tmp_path.name}", fetch=None)
+    running = subprocess.Popen([sys.executable, runner.__file__, "run", str(folder)])
+    assert running.wait(30) == 128 + signal.SIGTERM
+    assert results(folder) == []
+
+
+def test_a_task_that_dies_of_a_signal_of_its_own_has_crashed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRANGE_WORK", str(tmp_path))
+    folder = chunk(tmp_path, shell("a", "kill -TERM $$"), shell("b", "exit 143"))
+    assert start(folder).wait(30) == 0
+    found = {result.id: (result.outcome, result.return_code) for result in results(folder)}
+    assert found == {"a": ("crashed", None), "b": ("finished", 143)}
 
 
 def test_a_runner_without_a_folder_ends_its_task(tmp_path: Path) -> None:
