@@ -36,7 +36,7 @@ def main() -> None:
     chosen = options.parse_args()
     quick, repeat = chosen.quick, 2 if chosen.quick else chosen.repeat
     count = 4000 if quick else chosen.calculations
-    sleeps, loops = (2000, 160) if quick else (count, count // 5)
+    sleeps, loops = (2000, 120) if quick else (count, count // 5)
     raw = count // 2 if quick else count
     jobs = 64 if quick else 320
     programs = {
@@ -72,6 +72,9 @@ def main() -> None:
                 if not quick:
                     note("HyperQueue each, sleep", sleeps, raw_hyperqueue(bed, sleeps, programs["sleep"]))
                     note("HyperQueue each, busy", loops, raw_hyperqueue(bed, loops, programs["busy"]))
+        if not quick:
+            bed.cluster.cancel_all()
+            note("sbatch each, true", jobs, sbatch_each(bed, jobs, programs["true"]))
     rate = {name: statistics.median(rates) for name, rates in found.items()}
     shares = {
         "sleep, of all slots": rate["grange, sleep"] * SHORT_S / bed.slots,

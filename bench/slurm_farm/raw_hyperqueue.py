@@ -20,7 +20,10 @@ class Seen(Exception):
 
 def main() -> None:
     agent, server, count, argv = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4:]
-    sys.path += [str(agent.parent / "wheel"), str(agent.parent / "lib")]
+    sys.path.append(str(agent.parent))
+    from agent import use_wheel  # it lies there
+
+    use_wheel()
     from hyperqueue.client import Client
     from hyperqueue.job import Job
 
