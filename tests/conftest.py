@@ -17,6 +17,9 @@ from grange.core import database
 from grange.core.postgres import Server, stop_server
 from grange.core.profile import Profile, open_profile
 
+# They assert for tests: what they found is to be told.
+pytest.register_assert_rewrite("fault_campaign", "fault_site")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """HyperQueue's open server is confined to a network namespace, or not started: skip what needs one."""

@@ -174,8 +174,10 @@ class FaultCampaign:
     def check(self) -> None:
         """Every calculation ended exactly once with the right output, and nothing is left anywhere."""
         with self.profile.transaction() as cursor:
-            cursor.execute("SELECT state::text, exit_status, count(*) FROM process GROUP BY 1, 2")
-            assert cursor.fetchall() == [(State.FINISHED.value, 0, self.count)]
+            cursor.execute(
+                "SELECT state::text, exit_status, exit_message, count(*) FROM process GROUP BY 1, 2, 3"
+            )
+            assert cursor.fetchall() == [(State.FINISHED.value, 0, None, self.count)]
             self._check_outputs(cursor)
         assert set(self.started()) == set(range(self.count))
         self.check_left_overs()
