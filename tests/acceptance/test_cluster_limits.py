@@ -3,6 +3,7 @@ broken, and somebody who wants it to end."""
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -110,13 +111,9 @@ def test_the_disk_of_the_spool_is_full_for_a_while(site: FaultSite, full_spool: 
     running = campaign().start()
     running.in_midst()
     ballast = full_spool / "ballast"
-    with open(ballast, "wb") as file:
-        try:
-            while True:
-                file.write(bytes(1 << 16))
-                file.flush()
-        except OSError:
-            pass
+    with open(ballast, "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(1 << 16))
     before = running.finished()
     time.sleep(8)
     assert running.process is not None
