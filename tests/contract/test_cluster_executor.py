@@ -175,7 +175,7 @@ def test_a_program_that_is_missing_everywhere(executor: ClusterExecutor) -> None
     executor.submit(Batch(tuple(CommandTask(f"m{n}", ("/no/such/program",)) for n in range(20))))
     delivered = drain(executor, 120)
     assert {result.outcome for result in delivered.results.values()} == {"program_missing"}
-    assert time.monotonic() - began < 25
+    assert time.monotonic() - began < 60
 
 
 def test_cancel_what_runs_and_what_waits(site: Site, executor: ClusterExecutor) -> None:
