@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from math import ceil
 
+from grange.farm.mpi_start import around_mpi
 from grange.farm.runner import THREADS
 from grange.farm.task import CommandTask, Resources
 
@@ -60,16 +61,17 @@ def scripted(task: CommandTask, resources: Resources, mpirun: str = MPIRUN) -> C
     """
     if not needs_script(task):
         return task
-    prefix = ""
+    before, prefix = "", ""
     environment = task.environment
     if task.mpi:
-        prefix = filled_mpirun(mpirun, resources) + " "
+        before, prefix = around_mpi(filled_mpirun(mpirun, resources), resources)
+        prefix += " "
         # Each process has its share of the cpus, not all of them.
         each = str(max(1, resources.cpus // resources.tot_num_mpiprocs))
         environment = {**dict.fromkeys(THREADS, each), **task.environment}
     if task.container:
         prefix += _one_line(task.container, "the command of the container engine") + " "
-    script, argv = _script(task, prefix)
+    script, argv = _script(task, prefix, before)
     return replace(
         task,
         argv=(BASH, "-c", script, "grange", *argv),
@@ -127,8 +129,8 @@ def uses_module(lines: str) -> bool:
     return _MODULE.search(lines) is not None
 
 
-def _script(task: CommandTask, prefix: str) -> tuple[str, tuple[str, ...]]:
-    """The script, and what it finds in its arguments."""
+def _script(task: CommandTask, prefix: str, before: str) -> tuple[str, tuple[str, ...]]:
+    """The script, and what it finds in its arguments. before: lines that the program alone is to notice."""
     argv = task.argv
     if task.expand:
         words = " ".join(map(_double_quoted, argv))
@@ -154,12 +156,12 @@ def _script(task: CommandTask, prefix: str) -> tuple[str, tuple[str, ...]]:
         if task.stdin is not None:
             script += "exec <&$grange_stdin {grange_stdin}<&-\n"
     if not stays:
-        return f"{script}exec -- {run}\n", argv
+        return f"{script}{before}exec -- {run}\n", argv
     # A signal to the session reaches the program itself; the shell waits for what comes of it.
     script += f"""\
 [ -n "$(trap -p TERM)" ] || trap : TERM
 grange_status=0
-(exec -- {run}) || grange_status=$?
+({before}exec -- {run}) || grange_status=$?
 case "$(trap -p EXIT)" in ""|*grange_status*) trap 'exit $grange_status' EXIT ;; esac
 {task.epilogue}
 

@@ -81,6 +81,8 @@ class Cluster:
         return {
             "PATH": "/usr/local/bin:/usr/bin:/bin",
             "SLURM_CONF": str(self.own / "slurm.conf"),
+            # Open MPI looks for a network that is no loopback.
+            "OMPI_MCA_oob_tcp_if_include": "lo",
             processes.MARK: self.folder,
         }
 

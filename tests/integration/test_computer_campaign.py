@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -185,3 +186,32 @@ def test_a_policy_that_cannot_be_followed_is_told(profile: Profile, cluster: Clu
     with pytest.raises(KeyboardInterrupt):
         campaign.run(progress=show, executor=LABEL)
     assert any("partition" in note for note in notes), notes
+
+
+@pytest.mark.parametrize("mpirun", ["mpirun -np {tot_num_mpiprocs}", "srun -n {tot_num_mpiprocs} -N {nodes}"])
+@pytest.mark.parametrize("hyperqueue", ["private-wheel", "none"])
+def test_mpi_starts_on_the_nodes_of_the_task(
+    profile: Profile, cluster: Cluster, mpirun: str, hyperqueue: str
+) -> None:
+    if shutil.which("mpirun") is None:
+        pytest.skip("no mpirun here: the package openmpi-bin is needed")
+    if not cluster.confined and hyperqueue != "none":
+        pytest.skip("the wheel's server needs a cluster in a namespace")
+    computer = cluster.computer("parallel", mpirun=mpirun, hyperqueue=hyperqueue)
+    with profile.transaction() as cursor:
+        computers.add(cursor, computer, user_id=profile.user_id)
+    start = ["--home", str(profile.home), "allocation", "start", "parallel", "--nodes", "3", "--time", "20m"]
+    assert hyperqueue == "none" or run(start) == 0
+    code = gr.InstalledCode("/bin/sh", with_mpi=True)
+    program = ["-c", "echo ${{OMPI_COMM_WORLD_RANK:-$SLURM_PROCID}} $SLURMD_NODENAME"]
+    campaign = gr.Campaign("ranks", profile)
+    for cpus, count in ((2, 6), (6, 1)):
+        job = gr.ShellJob(["{code}", *program, "{n}"], code=code)
+        campaign.map(job, n=[cpus * 10 + n for n in range(count)], resources=gr.Resources(cpus=cpus))
+    done = campaign.run(progress=False, executor="parallel")
+    cluster.cancel_all()
+    assert done.failed == 0, campaign.failures().to_dict("records")
+    for said, ranks, nodes in zip(campaign.results()["stdout"], [2] * 6 + [6], [1] * 6 + [2], strict=True):
+        lines = [line.split() for line in said.splitlines()]
+        assert sorted(int(rank) for rank, _ in lines) == list(range(ranks))
+        assert len({node for _, node in lines}) == nodes
