@@ -63,6 +63,8 @@ _TASK_S = 60.0
 _NOT_YET_S, _SHELL_S = 90.0, 60.0
 #: An allocation for it, and how long its workers may take to end. Units: seconds.
 _ALLOCATION_S, _ENDING_S = 600, 20.0
+#: How long the task may take to be taken back. Units: seconds.
+_TAKING_BACK_S = 15.0
 #: How often the queue is looked at while the task is waited for. Units: seconds.
 _LOOK_S = 0.5
 
@@ -119,14 +121,15 @@ def examine(
     workers: Workers | None = None,
     with_task: bool = True,
     timeout_s: float = 600.0,
+    waiting: Callable[[float], None] = lambda _: None,
 ) -> Iterator[Step]:
     """Do one step after the other; after one that fails, the others are skipped.
 
     transport: need not be connected yet; without patience, so that what is wrong is seen at once. spool: a
     folder here for the one task. workers: needed for the task where workers are in allocations. timeout_s:
-    for the one task, its waiting in the queue included.
+    for the one task, its waiting in the queue included. waiting: is told how long it has been waited for.
     """
-    examination = _Examination(computer, transport, spool, workers, timeout_s)
+    examination = _Examination(computer, transport, spool, workers, timeout_s, waiting)
     steps = examination.steps()
     broken = ""
     for name, action in steps:
@@ -162,6 +165,7 @@ class _Examination:
         spool: Path,
         workers: Workers | None,
         timeout_s: float,
+        waiting: Callable[[float], None],
     ) -> None:
         self.computer = computer
         self.transport = transport
@@ -169,6 +173,7 @@ class _Examination:
         self.spool = spool
         self.workers = workers
         self.timeout_s = timeout_s
+        self.waiting = waiting
         self.label = computer.label
         self.edit = f"grange computer edit {computer.label}"
         self.first: Completed | None = None
@@ -451,6 +456,8 @@ class _Examination:
                 raise _Failed(
                     str(error), f"see that Python there can run programs in {self.remote.work_dir}"
                 ) from None
+        if not self.hello:
+            return f"{self.remote.code_dir}; the one task tells whether it runs"
         return f"{self.remote.code_dir} on {self.hello['host']}, {self.hello['cores']} cores"
 
     def hyperqueue(self) -> str:
@@ -494,10 +501,11 @@ class _Examination:
             id=f"test-{os.urandom(4).hex()}", argv=("/bin/sh", "-c", "echo grange-$((40 + 2))")
         )
         executor.submit(Batch((task,), Resources(walltime_s=_TASK_S)))
-        until = time.monotonic() + self.timeout_s
+        begun = time.monotonic()
         results: list[TaskResult] = []
         try:
-            while not results and time.monotonic() < until:
+            while not results and time.monotonic() < begun + self.timeout_s:
+                self.waiting(time.monotonic() - begun)
                 packs = executor.poll(_LOOK_S)
                 results = [result for pack in packs for result in pack.results if result.id == task.id]
                 # Before the pack may go: the next step looks at it.
@@ -505,8 +513,7 @@ class _Examination:
                 executor.acknowledge(packs)
         finally:
             if not results:
-                with contextlib.suppress(FarmError):
-                    executor.cancel()
+                self._end(executor)
         if not results:
             notes = "; ".join(executor.notes)
             raise _Failed(
@@ -521,6 +528,14 @@ class _Examination:
                 "see whether /bin/sh and the temporary folder of compute nodes are as usual",
             )
         return f"ran on {result.host}"
+
+    def _end(self, executor: ClusterExecutor) -> None:
+        """Take the task back, and give the executor the time to do it: it may be in the queue."""
+        with contextlib.suppress(FarmError):
+            executor.cancel()
+            until = time.monotonic() + _TAKING_BACK_S
+            while executor.outstanding and time.monotonic() < until:
+                executor.acknowledge(executor.poll(_LOOK_S))
 
     def spool_back(self) -> str:
         """What came back has to be what was written."""

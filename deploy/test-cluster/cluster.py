@@ -174,6 +174,7 @@ def up(options: argparse.Namespace) -> Cluster:
             end(cluster)
             raise
     took = time.monotonic() - started
+    restricted = f"\n                  and {folder}/restricted.toml" if cluster.restricted_port else ""
     say(
         f"""\
 The cluster runs ({took:.1f} s): {cluster.nodes} nodes of {cluster.cpus} CPUs and {
@@ -181,7 +182,7 @@ The cluster runs ({took:.1f} s): {cluster.nodes} nodes of {cluster.cpus} CPUs an
         } MiB, as {cluster.user}{", in a network namespace of its own" if cluster.confined else ""}.
 
     log in:       ssh -F {cluster.ssh_config} test-cluster
-    for grange:   grange computer add --config {folder}/computer.toml
+    for grange:   grange computer add --config {folder}/computer.toml{restricted}
     stop it:      {HERE}/down {folder}          (--rm removes the folder, too)
 """
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -396,6 +397,7 @@ def test(ctx: click.Context, label: str, no_task: bool, timeout: float, as_json:
                 workers=workers_of(profile, stored),
                 with_task=not no_task,
                 timeout_s=timeout,
+                waiting=functools.partial(_say_waiting, timeout),
             ):
                 failed = step.name if step.state == "failed" else failed
                 if as_json:
@@ -453,7 +455,16 @@ def _ask() -> Callable[[str], str] | None:
     )
 
 
+def _say_waiting(timeout_s: float, seconds: float) -> None:
+    """On a terminal, for how long the task has been waited for: a queue may be long."""
+    if sys.stderr.isatty() and seconds >= 2:
+        waited = f"waiting for it, {words.duration(seconds)} of at most {words.duration(timeout_s)}"
+        click.echo(f"\r… {'one task'.ljust(_STEP_WIDTH)}  {waited}\033[K", nl=False, err=True)
+
+
 def _say_step(step: Step) -> None:
+    if step.name == "one task" and sys.stderr.isatty():
+        click.echo("\r\033[K", nl=False, err=True)
     sign, color = _SIGNS[step.state]
     took = f" ({words.duration(step.seconds)})" if step.seconds >= 1 else ""
     line = f"{click.style(sign, fg=color)} {step.name.ljust(_STEP_WIDTH)}"

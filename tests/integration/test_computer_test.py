@@ -92,6 +92,16 @@ def test_without_hyperqueue(cluster: Cluster, examine: Examine, scheduler: Any) 
     assert {step.state for name, step in steps.items() if name != "hyperqueue"} == {"ok"}
 
 
+def test_a_restricted_account(cluster: Cluster, examine: Examine) -> None:
+    if not cluster.confined:
+        pytest.skip("the wheel's server needs a cluster in a namespace")
+    steps = examine(cluster.restricted_computer("robot"), "--timeout", "120")
+    assert list(steps) == STEPS
+    assert {name for name, step in steps.items() if step.state == "skipped"} == {"python", "hyperqueue"}
+    assert "the one task tells" in steps["our code"].detail
+    assert "ran on node" in steps["one task"].detail
+
+
 def test_this_machine(examine: Examine, tmp_path: Path) -> None:
     computer = Computer(label="here", transport="local", scheduler="direct", work_dir=str(tmp_path / "work"))
     steps = examine(computer, "--timeout", "60")
