@@ -18,6 +18,7 @@ from typing import Literal
 from grange.core import allocation as rows
 from grange.core import allocation_launcher as launcher
 from grange.core import allocation_policy as policies
+from grange.core import computer as computers
 from grange.core.allocation import Allocation
 from grange.core.errors import GrangeError
 from grange.core.profile import Profile, open_profile
@@ -29,6 +30,11 @@ from grange.farm.slurm import time_text
 
 #: Seconds between two looks at a computer.
 EVERY_S = 15.0
+#: Seconds to the first look of a campaign's run, in which it records what is to be done; then twice as many
+#: each time.
+FIRST_S = 2.0
+#: Seconds in which workers come once their job has begun.
+WORKERS_COME_S = 30.0
 #: A computer that cannot be asked is left alone for twice as long each time, at most so long. Seconds.
 LONGEST_PAUSE_S = 600.0
 
@@ -87,17 +93,24 @@ def watch(
 
 
 @contextmanager
-def followed(profile: Profile, label: str, report: Report, *, every_s: float = EVERY_S) -> Iterator[None]:
+def followed(
+    profile: Profile,
+    label: str,
+    say: Callable[[str], None],
+    has_workers: Callable[[], bool],
+    *,
+    every_s: float = EVERY_S,
+) -> Iterator[None]:
     """Follow the policy of a computer for the time of the block, if it has one, also one that is said
-    meanwhile.
+    meanwhile; and say why no workers are there.
 
-    A thread does it, with a profile of its own: what goes wrong there is reported and does not concern the
+    A thread does it, with a profile of its own: what goes wrong there is said and does not concern the
     block.
     """
     ended = threading.Event()
     thread = threading.Thread(
         target=_follow_until,
-        args=(ended, profile.home, label, report, every_s),
+        args=(ended, profile.home, label, say, has_workers, every_s),
         name=f"policy {label}",
         daemon=True,
     )
@@ -109,17 +122,32 @@ def followed(profile: Profile, label: str, report: Report, *, every_s: float = E
         thread.join(2.0)
 
 
-def _follow_until(ended: threading.Event, home: Path, label: str, report: Report, every_s: float) -> None:
+def _follow_until(
+    ended: threading.Event,
+    home: Path,
+    label: str,
+    say: Callable[[str], None],
+    has_workers: Callable[[], bool],
+    every_s: float,
+) -> None:
+    trouble = ""
+
+    def report(event: WatchEvent) -> None:
+        nonlocal trouble
+        trouble = event.message if event.event in ("trouble", "held", "refused") else ""
+
+    pause_s = FIRST_S
     try:
         with open_profile(home) as profile, _Watcher(profile, label, report) as watcher:
-            while not ended.is_set():
+            while not ended.wait(min(pause_s, every_s)):
+                pause_s *= 2
                 with profile.transaction() as cursor:
                     has_policy = label in policies.computers_with_policy(cursor)
-                if has_policy:
-                    watcher.look(every_s)
-                ended.wait(every_s)
+                if has_policy or not has_workers():
+                    watcher.look(every_s, has_policy=has_policy)
+                    say(trouble or watcher.why_no_workers(has_policy=has_policy))
     except (GrangeError, FarmError) as error:
-        report(_event(label, "trouble", str(error)))
+        say(str(error))
 
 
 class _Watcher:
@@ -141,14 +169,16 @@ class _Watcher:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def look(self, every_s: float) -> None:
-        """Look and act once, unless trouble was a short while ago."""
+    def look(self, every_s: float, *, has_policy: bool = True) -> None:
+        """Look once, unless trouble was a short while ago, and do what the policy says, if there is one."""
         if time.monotonic() < self._not_before_s:
             return
         try:
             if self._site is None:
                 self._site = self._stack.enter_context(reached(self._profile, self._label))
-            for event in follow(self._profile, self._site):
+            for event in (
+                follow(self._profile, self._site) if has_policy else refreshed(self._profile, self._site)
+            ):
                 self._say(event)
         except (GrangeError, FarmError) as error:
             self.failures += 1
@@ -160,6 +190,13 @@ class _Watcher:
         else:
             self.failures = 0
             self._not_before_s = 0.0
+
+    def why_no_workers(self, *, has_policy: bool) -> str:
+        """Why no workers are there."""
+        with self._profile.transaction() as cursor:
+            id_ = computers.computer_id(cursor, self._label)
+            newest = rows.list_allocations(cursor, id_, ended=True, limit=20, before=2**31 - 1)
+        return why_no_workers(self._label, newest, has_policy=has_policy)
 
     def _say(self, event: WatchEvent) -> None:
         """Report an event; what is said of a lasting state is said once."""
@@ -176,9 +213,7 @@ def follow(profile: Profile, site: Site) -> list[WatchEvent]:
     Errors: those of Transport; SchedulerRefused where Slurm does not answer; DatabaseUnavailable.
     """
     label = site.computer.label
-    # Why a job waits changes with every look; what it is does not.
-    changes = launcher.refresh(profile, site)
-    events = [_changed(change.after) for change in changes if change.before.state != change.after.state]
+    events = refreshed(profile, site)
     with profile.transaction() as cursor:
         stored = policies.find(cursor, site.id, site.computer)
     if stored is None:
@@ -199,6 +234,36 @@ def follow(profile: Profile, site: Site) -> list[WatchEvent]:
     if stored is not None and stored.policy.held_until_s > time.time():
         events.append(_event(label, "held", held_text(stored)))
     return events
+
+
+def refreshed(profile: Profile, site: Site) -> list[WatchEvent]:
+    """Record what has become of the allocations of a computer; those whose state is another one.
+
+    Why a job waits changes with every look; what it is does not. Errors: those of Transport;
+    SchedulerRefused where Slurm does not answer; DatabaseUnavailable.
+    """
+    changes = launcher.refresh(profile, site)
+    return [_changed(change.after) for change in changes if change.before.state != change.after.state]
+
+
+def why_no_workers(label: str, newest: Sequence[Allocation], *, has_policy: bool) -> str:
+    """What the allocations of a computer, the newest first, tell somebody who waits for workers."""
+    queued = [one for one in newest if one.is_open and one.state != "running" and not one.is_stopping]
+    running = [one for one in newest if one.state == "running" and not one.is_stopping]
+    if running:
+        one = running[0]
+        if (one.elapsed_s or 0.0) < WORKERS_COME_S:
+            return f"allocation {one.id} has begun, its workers are about to come"
+        return f"allocation {one.id} runs, but no worker of it has come: grange allocation log {one.id}"
+    if queued:
+        ids = ", ".join(str(one.id) for one in reversed(queued))
+        waits = "allocation {} waits" if len(queued) == 1 else "allocations {} wait"
+        reason = f" ({queued[-1].reason})" if queued[-1].reason else ""
+        return f"{waits.format(ids)} in the queue of Slurm{reason}"
+    if has_policy:
+        return "no worker is there yet; an allocation is started as its policy says"
+    failed = f"; the last one failed: {newest[0].reason}" if newest and newest[0].state == "failed" else ""
+    return f"no worker is there: grange allocation start {label}{failed}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from grange.farm.ssh_authentication import Ask
 
 T = TypeVar("T")
+Tell = Callable[[str], None]
 
 #: First key of the lease; the second is the id of the computer. (Others: grange.core.worker.)
 CONNECTION_LOCK = 0x67_72_61_21
@@ -77,13 +78,15 @@ def open_connection(
     patience_s: float = 60.0,
     ask: Ask | None = None,
     backoff: Backoff | None = None,
+    tell: Tell | None = None,
 ) -> Transport:
     """The transport to a computer, by the one connection that all processes of this installation share.
 
     It connects when it is first used. Close it, or have it closed when the interpreter ends.
 
     patience_s: how long a call goes on trying while the computer cannot be reached; a command that took too
-    long is not run again. ask: asks a person for a secret where this process is the one that connects.
+    long is not run again. ask: asks a person for a secret where this process is the one that connects. tell:
+    is told why a call waits, and "" when it waits no more; by whichever thread calls.
     Errors: none here; those of a Transport, and ComputerPaused, from its methods.
     """
     if computer.transport == "local":
@@ -95,6 +98,7 @@ def open_connection(
         patience_s=patience_s,
         ask=ask,
         backoff=backoff or Backoff(interval_s=computer.connection_interval_s),
+        tell=tell or (lambda _: None),
     )
 
 
@@ -153,6 +157,7 @@ class SharedConnection:
         patience_s: float,
         ask: Ask | None,
         backoff: Backoff,
+        tell: Tell,
     ) -> None:
         self._profile = profile
         self._computer = computer
@@ -160,6 +165,7 @@ class SharedConnection:
         self._patience_s = patience_s
         self._ask = ask
         self._backoff = backoff
+        self._tell = tell
         self._lock = threading.RLock()
         self._lease: _Lease | None = None
         self._client: ConnectionClient | None = None
@@ -234,9 +240,10 @@ class SharedConnection:
         """Make a call by whatever way there is, again and again while patience lasts."""
         until: float | None = None
         look_s, longest_s = _LOOK_AGAIN_S
+        told = False
         while True:
             try:
-                return call(self._way())
+                result = call(self._way())
             except CommandTimedOut:
                 raise
             except TransportUnavailable as error:
@@ -244,8 +251,17 @@ class SharedConnection:
                 until = now + self._patience_s if until is None else until
                 pause_s = error.retry_after_s if isinstance(error, ConnectionNotYet) else look_s
                 look_s = min(2 * look_s, longest_s)
-                if now + pause_s > until or self._closing.wait(pause_s):
+                if now + pause_s > until:
                     raise
+                if pause_s >= longest_s:
+                    told = True
+                    self._tell(str(error))
+                if self._closing.wait(pause_s):
+                    raise
+            else:
+                if told:
+                    self._tell("")
+                return result
 
     def _way(self) -> Transport:
         """The transport: our own if we hold the lease or can have it now, else the holder's."""
@@ -413,10 +429,8 @@ class SharedConnection:
             # What a moment has below the second is as good as a die, and is the same for all who ask.
             wait = wait_s(self._backoff, failures, since_s, luck or 0.0)
             if wait > 0:
-                reason = f"the last attempt failed ({last_error})" if last_error else "there was one just now"
-                raise ConnectionNotYet(
-                    label, f"the next connection may begin in {wait:.1f} s: {reason}", wait
-                )
+                reason = last_error or "a connection was begun just now"
+                raise ConnectionNotYet(label, f"{reason}; not tried again before {_clock(wait)}", wait)
             cursor.execute(
                 "UPDATE connection SET attempted_at = clock_timestamp() WHERE computer_id = %s", (self._id,)
             )
@@ -453,3 +467,8 @@ class SharedConnection:
             raise TransportUnavailable(
                 self._computer.label, f"the database, which keeps count of connections: {error}"
             ) from error
+
+
+def _clock(seconds: float) -> str:
+    """The time of day in so many seconds, never too early: unlike them it stays right while it is read."""
+    return time.strftime("%H:%M:%S", time.localtime(time.time() + seconds + 1.0))

@@ -2,7 +2,8 @@
 
 GrangeError
 ├── InputInvalid          an input was refused; names port, value, and what was expected (fix the input)
-│   └── InputMissing      a required input was not given (fix the input)
+│   ├── InputMissing      a required input was not given (fix the input)
+│   └── ComputerDisabled  grange may not connect to it (enable it, or take another)
 ├── LinkInvalid           a link would break the rules of links (fix the input)
 ├── NodeImmutable         a stored node was to be changed (give up)
 ├── NameExists            a name is taken (fix the input)
@@ -49,6 +50,16 @@ class InputMissing(InputInvalid):
         self.value = None
         self.expected = expected
         GrangeError.__init__(self, f"{port}: expected {expected}, got nothing: it is required")
+
+
+class ComputerDisabled(InputInvalid):
+    """A computer was to be used that somebody has disabled."""
+
+    def __init__(self, label: str) -> None:
+        self.port = "computer"
+        self.value = label
+        self.expected = "one that is enabled"
+        GrangeError.__init__(self, f"the computer {label} is disabled: grange computer enable {label}")
 
 
 class LinkInvalid(GrangeError):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from grange.core import computer as computers
 from grange.core.computer import StoredComputer
 from grange.core.connection import open_connection
-from grange.core.errors import InputInvalid, NotFound
+from grange.core.errors import ComputerDisabled, InputInvalid, NotFound
 from grange.core.profile import Profile
 from grange.farm.chunk_folder import Fetch
 from grange.farm.executor import Executor
@@ -85,7 +85,7 @@ def _load(profile: Profile, label: str) -> StoredComputer:
     except NotFound as error:
         raise NotFound(f"{error} (and no executor is called so: there are {', '.join(NAMES)})") from None
     if not stored.enabled:
-        raise InputInvalid("executor", label, f"a computer that is enabled (grange computer enable {label})")
+        raise ComputerDisabled(label)
     return stored
 
 
@@ -94,7 +94,11 @@ def _on_computer(profile: Profile, campaign_id: int, label: str) -> Iterator[Ope
     from grange.farm.cluster_executor import ClusterExecutor
 
     stored = _load(profile, label)
-    with contextlib.closing(open_connection(profile, stored.computer, stored.id)) as transport:
+
+    def tell(why: str) -> None:
+        made.lost = why
+
+    with contextlib.closing(open_connection(profile, stored.computer, stored.id, tell=tell)) as transport:
         made = ClusterExecutor(
             profile.spool / f"campaign-{campaign_id}@{label}",
             stored.computer,
@@ -112,15 +116,18 @@ def _on_computer(profile: Profile, campaign_id: int, label: str) -> Iterator[Ope
 def _policy_followed(
     profile: Profile, stored: StoredComputer, executor: ClusterExecutor
 ) -> AbstractContextManager[None]:
-    """While a campaign runs, its computer's allocations grow and shrink as its policy says."""
+    """While a campaign runs, its computer's allocations grow and shrink as its policy says.
+
+    The executor is told why no workers are there.
+    """
     if stored.computer.hyperqueue == "none" or stored.computer.scheduler != "slurm":
         return contextlib.nullcontext()
-    from grange.core.allocation_watch import WatchEvent, followed
+    from grange.core.allocation_watch import followed
 
-    def say(event: WatchEvent) -> None:
-        executor.said = event.message if event.event in ("trouble", "held", "refused") else ""
+    def say(why: str) -> None:
+        executor.said = why
 
-    return followed(profile, stored.computer.label, say)
+    return followed(profile, stored.computer.label, say, lambda: executor.cores > 0)
 
 
 def _offer(profile: Profile, stored: StoredComputer) -> Offer:

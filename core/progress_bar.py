@@ -1,10 +1,11 @@
-"""The progress bar of a run: how far, how fast, how long yet."""
+"""The progress bar of a run: how far, how fast, how long yet, and what a person should know meanwhile."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -16,23 +17,76 @@ if TYPE_CHECKING:
 
 #: Seconds between lines where the output is no terminal.
 LINE_EVERY_S = 10.0
+#: The pace is that of so many seconds of late, or of so many times what passes between two deliveries.
+PACE_S, PACE_GAPS = 60.0, 3.0
+#: What comes within so many seconds counts as one delivery.
+_TOGETHER_S = 0.25
+#: A pause that is longer than all that was seen before tells nothing yet, but for one of so many seconds.
+_SHORT_S = 2.0
+#: Without any result, how long it has been is said from so many seconds on.
+_LONG_S = 5.0
+
+
+class Pace:
+    """How fast results come, of late.
+
+    What a run finds done when it begins says nothing of it, nor do the first few, who waited for runners and
+    workers to start: it counts from the first delivery on. Where nothing comes any more there is none.
+    """
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque(maxlen=2000)
+
+    def saw(self, now_s: float, computed: int) -> None:
+        """So many were computed by now."""
+        if not computed or (self._seen and self._seen[-1][1] == computed):
+            return
+        if len(self._seen) > 1 and now_s - self._seen[-1][0] < _TOGETHER_S:
+            self._seen[-1] = (self._seen[-1][0], computed)
+        else:
+            self._seen.append((now_s, computed))
+
+    def rate(self, now_s: float) -> float | None:
+        """Results a second; None where it cannot be told."""
+        seen = self._seen
+        if len(seen) < 2:
+            return None
+        span_s = seen[-1][0] - seen[0][0]
+        pause_s = now_s - seen[-1][0]
+        window_s = max(PACE_S, PACE_GAPS * span_s / (len(seen) - 1))
+        if pause_s > min(window_s, max(_SHORT_S, span_s)):
+            return None
+        since_s = now_s - window_s
+        begun_s, before = next((one for one in reversed(seen) if one[0] < since_s), seen[0])
+        return (seen[-1][1] - before) / (now_s - begun_s)
 
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[Progress], None]]:
-    """A live bar on standard error; where that is no terminal, a line now and then."""
+    """A live bar on standard error, with a note below it; where that is no terminal, a line now and then."""
     if not sys.stderr.isatty():
         lines = _Lines(title)
         yield lines.show
         lines.end()
         return
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.markup import escape
+    from rich.padding import Padding
     from rich.progress import BarColumn, SpinnerColumn, TextColumn
     from rich.progress import Progress as Bar
+    from rich.text import Text
+
+    class Noted(Bar):
+        note = ""
+
+        def get_renderables(self) -> Iterator[RenderableType]:
+            yield from super().get_renderables()
+            if self.note:
+                yield Padding(Text(self.note, style="dim"), (0, 0, 0, 2))
 
     console = Console(stderr=True)
-    with Bar(
+    pace = Pace()
+    with Noted(
         SpinnerColumn(),
         TextColumn("[bold]{task.description}"),
         BarColumn(bar_width=None),
@@ -45,7 +99,8 @@ def progress_bar(title: str) -> Iterator[Callable[[Progress], None]]:
 
         def show(progress: Progress) -> None:
             console.width = _width()
-            said = f"{progress.done:,} of {progress.total:,}  {escape(_said(progress))}"
+            said = f"{progress.done:,} of {progress.total:,}  {escape(_said(progress, pace))}"
+            bar.note = _note(progress)
             bar.update(task, total=progress.total, completed=progress.done, said=said)
 
         yield show
@@ -60,26 +115,33 @@ def _width() -> int:
     return max(columns - 3, 20)
 
 
-def _said(progress: Progress) -> str:
+def _note(progress: Progress) -> str:
+    return progress.note if progress.done < progress.total else ""
+
+
+def _said(progress: Progress, pace: Pace) -> str:
+    """How fast, how long yet, what of it came from the record or failed."""
+    now_s = time.monotonic()
+    pace.saw(now_s, progress.computed)
     parts = []
-    if progress.computed:
-        parts.append(f"{progress.rate:,.0f}/s" if progress.rate >= 10 else f"{progress.rate:.1f}/s")
-        if progress.done < progress.total and _is_telling(progress):
-            parts.append(f"{_whole((progress.total - progress.done) / progress.rate)} left")
     if progress.done >= progress.total:
-        parts.append(f"in {duration(time.monotonic() - progress.started_at)}")
+        if progress.computed:
+            parts.append(_each_second(progress.rate))
+        parts.append(f"in {duration(now_s - progress.started_at)}")
+    elif rate := pace.rate(now_s):
+        parts.append(_each_second(rate))
+        parts.append(f"{_whole((progress.total - progress.done) / rate)} left")
+    elif now_s - progress.started_at > _LONG_S:
+        parts.append(f"for {duration(now_s - progress.started_at)}")
     if progress.reused:
         parts.append(f"{progress.reused:,} from the record")
     if progress.failed:
         parts.append(f"{progress.failed:,} failed")
-    if progress.note and progress.done < progress.total:
-        parts.append(progress.note)
     return ", ".join(parts)
 
 
-def _is_telling(progress: Progress) -> bool:
-    """Whether the rate is more than that of the first few, who wait for the runners to start."""
-    return progress.computed * 20 >= progress.total or time.monotonic() - progress.started_at > 5
+def _each_second(rate: float) -> str:
+    return f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s"
 
 
 def _whole(seconds: float) -> str:
@@ -104,11 +166,13 @@ class _Lines:
 
     def __init__(self, title: str) -> None:
         self._title = title
+        self._pace = Pace()
         self._last: Progress | None = None
         self._next_s = time.monotonic() + LINE_EVERY_S
 
     def show(self, progress: Progress) -> None:
         self._last = progress
+        self._pace.saw(time.monotonic(), progress.computed)
         if time.monotonic() >= self._next_s:
             self._next_s = time.monotonic() + LINE_EVERY_S
             self._print(progress)
@@ -118,7 +182,7 @@ class _Lines:
             self._print(self._last)
 
     def _print(self, progress: Progress) -> None:
-        said = _said(progress)
+        said = ", ".join(filter(None, (_said(progress, self._pace), _note(progress))))
         print(  # noqa: T201
             f"{self._title}: {progress.done:,} of {progress.total:,}" + (f", {said}" if said else ""),
             file=sys.stderr,

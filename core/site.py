@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from grange.core import computer as computers
-from grange.core.errors import InputInvalid
+from grange.core.errors import ComputerDisabled
 from grange.core.profile import Profile
 from grange.farm.allocation import AllocationPaths
 from grange.farm.computer import Computer
@@ -33,20 +33,19 @@ class Site:
 
 
 @contextmanager
-def reached(profile: Profile, label: str) -> Iterator[Site]:
+def reached(profile: Profile, label: str, tell: Callable[[str], None] | None = None) -> Iterator[Site]:
     """A computer; it is connected to when something is asked of it first.
 
-    Errors: NotFound; InputInvalid for one that is disabled.
+    tell: is told why something takes long, where it cannot be reached (open_connection).
+    Errors: NotFound; ComputerDisabled.
     """
     from grange.core.connection import open_connection
 
     with profile.transaction() as cursor:
         stored = computers.load(cursor, label, user_id=profile.user_id)
     if not stored.enabled:
-        raise InputInvalid(
-            "computer", label, f"one that is enabled: `grange computer enable {label}` lets it be used again"
-        )
-    transport = open_connection(profile, stored.computer, stored.id)
+        raise ComputerDisabled(label)
+    transport = open_connection(profile, stored.computer, stored.id, tell=tell)
     try:
         yield Site(stored.id, Remote(transport, stored.computer))
     finally:

@@ -137,6 +137,8 @@ class ClusterExecutor:
         self.notes: tuple[str, ...] = ()
         #: What whoever starts allocations has to say.
         self.said = ""
+        #: Why the computer cannot be reached now.
+        self.lost = ""
         for run in ClusterRun.left_behind(self._root, computer.label):
             self._runs[run.name] = run
         self._own = ClusterRun.create(self._root, computer.label)
@@ -178,14 +180,22 @@ class ClusterExecutor:
     @property
     def note(self) -> str:
         """Where it runs, or why nothing goes on."""
-        label = self.computer.label
-        if self.notes:
-            return f"{label}: {self.notes[0]}"
-        if self.said and not self._cores:
-            return f"{label}: {self.said}"
-        if self.computer.hyperqueue != "none" and not self._cores:
-            return f"no worker is there yet: grange allocation start {label}" if self._asked else label
-        return f"{label}: {self._cores} cores" if self._cores else label
+        label, computer = self.computer.label, self.computer
+        told = self.lost or (self.notes[0] if self.notes else "")
+        if computer.hyperqueue != "none" and not self._cores and not told:
+            told = self.said
+            if self._asked and not told:
+                return f"no worker is there yet: grange allocation start {label}"
+        if told:
+            return told if told.startswith(f"{label}: ") else f"{label}: {told}"
+        there = self.outstanding - self.unsent
+        calls = f"{there:,} {'call' if there == 1 else 'calls'} there" if there else ""
+        if computer.scheduler == "slurm" and computer.hyperqueue == "none":
+            cores = f"at most {computer.max_queued_jobs} jobs of Slurm at once"
+        else:
+            cores = f"{self._cores:,} {'core' if self._cores == 1 else 'cores'}" if self._cores else ""
+        said = ", ".join(filter(None, (cores, calls)))
+        return f"{label}: {said}" if said else label
 
     def submit(self, batch: Batch) -> None:
         """Take tasks; returns before they are sent.

@@ -14,6 +14,7 @@ from grange.cli.listing import DEFAULT_LIMIT, pages, say_more
 from grange.cli.opened import opened
 from grange.cli.refused import Refused
 from grange.cli.span import SPAN
+from grange.cli.waiting import say_waiting
 
 if TYPE_CHECKING:
     from grange.core.allocation import Allocation
@@ -75,7 +76,7 @@ def start(
     from grange.farm.allocation import request_on
     from grange.farm.allocation_policy import Policy
 
-    with opened(ctx) as profile, reached(profile, computer) as site:
+    with opened(ctx) as profile, reached(profile, computer, say_waiting) as site:
         launcher.checked_computer(site.computer)
         with profile.transaction() as cursor:
             stored = policies.find(cursor, site.id, site.computer)
@@ -181,7 +182,7 @@ def show(ctx: click.Context, allocation: int, no_refresh: bool, as_json: bool) -
         with profile.transaction() as cursor:
             (one,) = rows.find(cursor, [allocation])
         if not no_refresh:
-            with reached(profile, one.computer) as site:
+            with reached(profile, one.computer, say_waiting) as site:
                 launcher.refresh(profile, site)
                 workers = launcher.workers(site, [one])[one.id]
             with profile.transaction() as cursor:
@@ -343,7 +344,7 @@ def log(ctx: click.Context, allocation: int, follow: bool) -> None:
     with opened(ctx) as profile:
         with profile.transaction() as cursor:
             (one,) = rows.find(cursor, [allocation])
-        with reached(profile, one.computer) as site:
+        with reached(profile, one.computer, say_waiting) as site:
             shown: dict[str, int] = {}
             while True:
                 launcher.refresh(profile, site)
@@ -415,7 +416,7 @@ def _look(profile: Profile, computer_id: int | None) -> dict[int, list[dict[str,
     found: dict[int, list[dict[str, Any]]] = {}
     for label in sorted({one.computer for one in open_}):
         try:
-            with reached(profile, label) as site:
+            with reached(profile, label, say_waiting) as site:
                 launcher.refresh(profile, site)
                 there = [one for one in open_ if one.computer == label and one.job_id is not None]
                 found.update(launcher.workers(site, there))
@@ -429,7 +430,7 @@ def _stop(profile: Profile, label: str, ids: Sequence[int], now: bool) -> list[A
     from grange.core import allocation_launcher as launcher
     from grange.core.site import reached
 
-    with reached(profile, label) as site:
+    with reached(profile, label, say_waiting) as site:
         launcher.stop(profile, site, ids, now=now)
         left = launcher.wait_for_end(profile, site, ids)
         with profile.transaction() as cursor:

@@ -14,6 +14,7 @@ from grange.cli import words
 from grange.cli.opened import home_of, opened
 from grange.cli.refused import Refused
 from grange.cli.table import Cell, Column, print_fields, print_table
+from grange.cli.waiting import say_waiting
 
 if TYPE_CHECKING:
     from grange.core.code_test import Finding
@@ -294,7 +295,7 @@ def _reached(profile: Profile, label: str | None) -> tuple[Transport, Computer |
         stored = computers.load(cursor, label, user_id=profile.user_id)
     if not stored.enabled:
         raise Refused(f"the computer {label} is disabled", f"grange computer enable {label}")
-    return open_connection(profile, stored.computer, stored.id), stored.computer
+    return open_connection(profile, stored.computer, stored.id, tell=say_waiting), stored.computer
 
 
 def _row(line: CodeSummary) -> list[str | Cell]:

@@ -215,3 +215,63 @@ def test_mpi_starts_on_the_nodes_of_the_task(
         lines = [line.split() for line in said.splitlines()]
         assert sorted(int(rank) for rank, _ in lines) == list(range(ranks))
         assert len({node for _, node in lines}) == nodes
+
+
+class Notes:
+    """What is said below the bar while a campaign runs, which is stopped when something was said."""
+
+    def __init__(self, *wanted: str) -> None:
+        self.wanted = wanted
+        self.said: list[str] = []
+        self._until = time.monotonic() + 90
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.note and progress.note not in self.said:
+            self.said.append(progress.note)
+        if all(any(text in note for note in self.said) for text in self.wanted):
+            raise KeyboardInterrupt
+        assert time.monotonic() < self._until, self.said
+
+
+def wait_for_notes(profile: Profile, name: str, *wanted: str) -> list[str]:
+    campaign = gr.Campaign(name, profile)
+    campaign.map(gr.ShellJob("sleep {n}"), n=[600 + n for n in range(20)])
+    notes = Notes(*wanted)
+    with pytest.raises(KeyboardInterrupt):
+        campaign.run(progress=notes, executor="slow")
+    campaign.kill()
+    return notes.said
+
+
+def test_why_nothing_goes_on_is_said(profile: Profile, cluster: Cluster) -> None:
+    if not cluster.confined:
+        pytest.skip("the wheel's server needs a cluster in a namespace")
+    with profile.transaction() as cursor:
+        computers.add(cursor, cluster.computer("slow"), user_id=profile.user_id)
+    try:
+        wait_for_notes(profile, "none", "slow: no worker is there: grange allocation start slow")
+        cluster.shell(f"sbatch --nodes={cluster.nodes} --exclusive --output=/dev/null --wrap='sleep 600'")
+        start = ["--home", str(profile.home), "allocation", "start", "slow", "--nodes", "1", "--time", "10m"]
+        assert run(start) == 0
+        wait_for_notes(profile, "queued", "slow: allocation 1 waits in the queue of Slurm (")
+        cluster.cancel_all()
+        assert run(start) == 0
+        wait_for_notes(profile, "running", "slow: 4 cores, 20 calls there")
+    finally:
+        cluster.cancel_all()
+
+
+def test_a_computer_that_is_lost_is_named_with_the_reason(profile: Profile, cluster: Cluster) -> None:
+    with profile.transaction() as cursor:
+        computers.add(cursor, cluster.computer("slow", hyperqueue="none"), user_id=profile.user_id)
+    campaign = gr.Campaign("lost", profile)
+    campaign.map(gr.ShellJob("sleep {n}"), n=[600])
+    cluster.sshd_stop()
+    try:
+        notes = Notes("slow: no connection to ")
+        with pytest.raises(KeyboardInterrupt):
+            campaign.run(progress=notes, executor="slow")
+    finally:
+        cluster.sshd_start()
+    assert "not tried again before" in notes.said[-1]
+    campaign.kill()
