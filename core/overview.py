@@ -14,6 +14,7 @@ from uuid import UUID
 
 from grange.core.database import Cursor
 from grange.core.errors import NotFound
+from grange.core.worker import holders
 
 #: Tables with more rows are estimated from the planner's statistics: counting a million rows takes longer
 #: than `grange status` may.
@@ -55,7 +56,10 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class CampaignSummary:
-    """One campaign and how its processes stand; outcomes has only what there is."""
+    """One campaign and how its processes stand; outcomes has only what there is.
+
+    computer: where it was last run or submitted to, None for this machine. run_by: who runs it now.
+    """
 
     id: int
     name: str
@@ -65,6 +69,8 @@ class CampaignSummary:
     cached: int
     started_at: datetime | None
     ended_at: datetime | None
+    computer: str | None
+    run_by: str | None
 
     @property
     def total(self) -> int:
@@ -184,7 +190,7 @@ def totals(cursor: Cursor, exact: bool = False) -> Totals:
 
 # The newest campaigns, or those of some ids.
 _CAMPAIGNS = """
-SELECT id, label, description, time FROM "group"
+SELECT id, label, description, time, extras->>'executor' FROM "group"
 WHERE type_string = 'campaign' AND (%(ids)s::integer[] IS NULL OR id = ANY (%(ids)s))
 ORDER BY time DESC, id DESC LIMIT %(limit)s
 """
@@ -213,7 +219,8 @@ def campaigns(
     rows: dict[int, list[tuple[Any, ...]]] = {}
     for row in cursor.fetchall():
         rows.setdefault(row[0], []).append(row)
-    return [_campaign(head, rows.get(head[0], [])) for head in heads]
+    run_by = holders(cursor, found["ids"])
+    return [_campaign(head, rows.get(head[0], []), run_by.get(head[0])) for head in heads]
 
 
 def campaigns_under_way(cursor: Cursor) -> list[CampaignSummary]:
@@ -345,7 +352,7 @@ def _trimmed(node_type: str | None) -> str | None:
     return None if node_type is None else node_type.strip(".")
 
 
-def _campaign(head: tuple[Any, ...], rows: list[tuple[Any, ...]]) -> CampaignSummary:
+def _campaign(head: tuple[Any, ...], rows: list[tuple[Any, ...]], run_by: str | None) -> CampaignSummary:
     counts = {row[1]: row[2] for row in rows}
     return CampaignSummary(
         id=head[0],
@@ -356,6 +363,8 @@ def _campaign(head: tuple[Any, ...], rows: list[tuple[Any, ...]]) -> CampaignSum
         cached=sum(row[3] for row in rows),
         started_at=min((row[4] for row in rows if row[4]), default=None),
         ended_at=max((row[5] for row in rows if row[5]), default=None),
+        computer=head[4],
+        run_by=run_by,
     )
 
 

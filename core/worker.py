@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Collection
 
 from grange.core.database import Connection, Cursor, transaction
 from grange.core.errors import CampaignBusy
@@ -45,7 +46,8 @@ def lock_campaign(connection: Connection, campaign_id: int, *, wait_s: float = 2
             cursor.execute("SELECT pg_try_advisory_lock(%s, %s)", (CAMPAIGN_LOCK, campaign_id))
             if (cursor.fetchone() or (False,))[0]:
                 return
-            holder, name = _holder(cursor, campaign_id), _name(cursor, campaign_id)
+            holder = holders(cursor, [campaign_id]).get(campaign_id, "a process that has just ended")
+            name = _name(cursor, campaign_id)
         if time.monotonic() >= deadline:
             raise CampaignBusy(f"campaign {name} is being run by {holder}: wait for it or end it")
         time.sleep(0.05)
@@ -62,23 +64,25 @@ def _name(cursor: Cursor, campaign_id: int) -> str:
     return str((cursor.fetchone() or (campaign_id,))[0])
 
 
-def _holder(cursor: Cursor, campaign_id: int) -> str:
-    """Who holds a campaign, in words: the session that has its lock has its worker's lock too."""
+def holders(cursor: Cursor, campaign_ids: Collection[int]) -> dict[int, str]:
+    """Who runs campaigns, in words, of those that are being run.
+
+    The session that has a campaign's lock has its worker's lock too.
+    """
     cursor.execute(
         """
-        SELECT worker.host, worker.pid, held.pid
+        SELECT held.objid::bigint, worker.host, worker.pid, held.pid
         FROM pg_locks held
         LEFT JOIN pg_locks own ON own.pid = held.pid AND own.locktype = 'advisory' AND own.objsubid = 2
              AND own.classid::bigint = %s AND own.database = held.database
         LEFT JOIN worker ON worker.id = own.objid::bigint
         WHERE held.locktype = 'advisory' AND held.objsubid = 2 AND held.granted
-          AND held.classid::bigint = %s AND held.objid::bigint = %s
+          AND held.classid::bigint = %s AND held.objid::bigint = ANY (%s)
           AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database())
         """,
-        (WORKER_LOCK, CAMPAIGN_LOCK, campaign_id),
+        (WORKER_LOCK, CAMPAIGN_LOCK, list(campaign_ids)),
     )
-    row = cursor.fetchone()
-    if row is None:
-        return "a process that has just ended"
-    host, pid, session = row
-    return f"process {pid} on {host}" if host else f"the database session {session}"
+    return {
+        int(id_): f"process {pid} on {host}" if host else f"the database session {session}"
+        for id_, host, pid, session in cursor.fetchall()
+    }

@@ -16,6 +16,8 @@ from grange.cli.opened import opened
 from grange.cli.table import Cell, Column, print_fields, print_table, terminal_width
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas
 
     from grange.core.campaign import Campaign
@@ -70,7 +72,7 @@ def list_(ctx: click.Context, limit: int, everything: bool, as_json: bool) -> No
         return
     columns = [
         Column("campaign", flexible=True), Column("calls", right=True), Column("", optional=True),
-        Column("how they stand", flexible=True), Column("begun", optional=True),
+        Column("how they stand", flexible=True), Column("on", optional=True), Column("begun", optional=True),
     ]  # fmt: skip
     print_table(columns, [_row(campaign) for campaign in found])
     say_more(count - len(found), "campaign", "campaigns")
@@ -93,13 +95,14 @@ def show(ctx: click.Context, name: str, as_json: bool) -> None:
         campaign_id = overview.campaign_id(cursor, name)
         campaign = overview.campaigns(cursor, ids=[campaign_id])[0]
         kinds, kind_count = overview.failure_groups(cursor, campaign_id, _KINDS)
+        sent = _sent(profile.spool, campaign)
     report = CampaignReport(campaign, _rate(campaign), kinds)
     if as_json:
         from grange.cli.machine import emit
 
         emit(report)
         return
-    _show(report)
+    _show(report, sent)
     if kind_count > len(kinds):
         more = f"… {kind_count - len(kinds):,} more kinds"
         click.echo(f"{more}; `grange campaign failures {name}` lists every failure")
@@ -305,11 +308,26 @@ def _row(campaign: CampaignSummary) -> list[str | Cell]:
         f"{campaign.total:,}",
         outcome.plain_bar(campaign.outcomes, 16),
         outcome.plain_line(campaign.outcomes) or "nothing recorded",
+        campaign.computer or "",
         words.moment(campaign.time),
     ]
 
 
-def _show(report: CampaignReport) -> None:
+def _sent(spool: Path, campaign: CampaignSummary) -> bool:
+    """Whether something was sent to the campaign's computer that is not back yet, as far as is known here."""
+    if campaign.computer is None or not campaign.unfinished:
+        return False
+    return any(spool.glob(f"campaign-{campaign.id}@{campaign.computer}/run-*/chunk-*/sent"))
+
+
+def _run_by(campaign: CampaignSummary, sent: bool) -> str:
+    if campaign.run_by or not campaign.unfinished:
+        return campaign.run_by or ""
+    goes_on = f"nobody now; grange campaign run {campaign.name} goes on with it"
+    return f"{goes_on}, and what was sent to {campaign.computer} goes on there" if sent else goes_on
+
+
+def _show(report: CampaignReport, sent: bool) -> None:
     campaign = report.campaign
     bar = outcome.bar(campaign.outcomes, min((terminal_width() or 80) - 4, 60))
     click.secho(campaign.name, bold=True)
@@ -325,6 +343,8 @@ def _show(report: CampaignReport) -> None:
         ("description", campaign.description),
         ("calls", f"{campaign.total:,}"),
         ("state", outcome.outcomes_line(campaign.outcomes)),
+        ("runs on", campaign.computer or ""),
+        ("run by", _run_by(campaign, sent)),
         ("reused", words.plural(campaign.cached, "result") + " of equal calls" if campaign.cached else ""),
         ("recorded", words.moment(campaign.time)),
         ("first start", words.moment(campaign.started_at)),
@@ -355,7 +375,8 @@ def _rate(campaign: CampaignSummary) -> float | None:
     if campaign.started_at is None or campaign.ended_at is None:
         return None
     seconds = (campaign.ended_at - campaign.started_at).total_seconds()
-    computed = campaign.total - campaign.unfinished - campaign.cached
+    killed = campaign.outcomes.get("killed", 0)  # most of them never ran
+    computed = campaign.total - campaign.unfinished - campaign.cached - killed
     return computed / seconds if seconds > 0 and computed > 0 else None
 
 

@@ -547,6 +547,10 @@ def _state_cell(line: ComputerSummary) -> Cell:
         return Cell(f"paused after {words.plural(line.failures, 'failure')}: {line.last_error or '?'}", "red")
     if state == "unusable":
         return Cell("only AiiDA can use it", "yellow")
+    if state == "enabled" and line.failures:
+        return Cell(
+            f"not reached, {words.plural(line.failures, 'time')} in a row: {line.last_error}", "yellow"
+        )
     return Cell(state, None if state == "enabled" else "yellow")
 
 
@@ -575,7 +579,7 @@ def _show(computer: Computer, line: ComputerSummary) -> None:
         ("uuid", line.uuid),
         ("state", _state_cell(line)),
         ("connected", words.moment(line.connected_at)),
-        ("last error", "" if line.paused else line.last_error or ""),
+        ("last error", "" if line.paused or line.failures else line.last_error or ""),
         ("allocations", f"{line.open_allocations} in the queue or running" if line.open_allocations else ""),
     ]
     fields += [(name, _text(value)) for name, value in document.items()]

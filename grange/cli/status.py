@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What `grange status --json` says; computers by label, with their states. Units: bytes."""
+    """What `grange status --json` says; computers by label, with their states, allocations likewise, with how
+    many are in the queue or run. Units: bytes."""
 
     home: str
     set_up: bool
@@ -29,6 +30,7 @@ class Status:
     totals: Totals | None = None
     campaigns_under_way: tuple[CampaignSummary, ...] = ()
     computers: dict[str, str] = field(default_factory=dict)
+    allocations: dict[str, int] = field(default_factory=dict)
 
 
 @click.command("status")
@@ -77,6 +79,7 @@ def _look(ctx: click.Context, home: Path, exact: bool) -> Status:
             totals=totals,
             campaigns_under_way=tuple(under_way),
             computers={line.label: line.state for line in computers},
+            allocations={line.label: line.open_allocations for line in computers if line.open_allocations},
         )
 
 
@@ -97,7 +100,7 @@ def _show(status: Status) -> None:
             ("spool", spool),
             ("nodes", f"{about}{totals.nodes:,}"),
             ("processes", f"{about}{totals.processes:,}" + _outcomes(totals)),
-            ("computers", _computers(status.computers)),
+            ("computers", _computers(status)),
         ]
     )
     if status.campaigns_under_way:
@@ -107,6 +110,8 @@ def _show(status: Status) -> None:
             Column("done", right=True),
             Column("", optional=True),
             Column("what is left or failed", flexible=True),
+            Column("on"),
+            Column("run by", optional=True),
         ]
         print_table(columns, [_campaign_row(campaign) for campaign in status.campaigns_under_way])
 
@@ -133,16 +138,29 @@ def _outcomes(totals: Totals) -> str:
     return f": {line}" if line else ""
 
 
-def _computers(states: dict[str, str]) -> str:
-    """Those that are not simply there to be used, with the reason."""
-    return ", ".join(label if state == "enabled" else f"{label} ({state})" for label, state in states.items())
+def _computers(status: Status) -> str:
+    """All of them; of those that are not simply there to be used the reason, and how many allocations."""
+    said = []
+    for label, state in status.computers.items():
+        count = status.allocations.get(label, 0)
+        notes = [state] if state != "enabled" else []
+        notes += [words.plural(count, "allocation")] if count else []
+        said.append(f"{label} ({', '.join(notes)})" if notes else label)
+    return ", ".join(said)
 
 
 def _campaign_row(campaign: CampaignSummary) -> list[str]:
     done = campaign.total - campaign.unfinished
     left = {name: count for name, count in campaign.outcomes.items() if name != "ok"}
     share = outcome.plain_bar(campaign.outcomes, 20)
-    return [campaign.name, f"{done:,} of {campaign.total:,}", share, outcome.plain_line(left)]
+    return [
+        campaign.name,
+        f"{done:,} of {campaign.total:,}",
+        share,
+        outcome.plain_line(left),
+        campaign.computer or "this machine",
+        campaign.run_by or "nobody",
+    ]
 
 
 def _entries(folder: Path) -> int:

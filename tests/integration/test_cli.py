@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,10 +16,11 @@ from typing import Any
 import pytest
 
 from grange.cli.entry import run
-from grange.core import migrate
+from grange.core import group, migrate, overview
 from grange.core.campaign import Campaign
 from grange.core.database import Cursor
 from grange.core.profile import Profile
+from grange.core.worker import lock_campaign
 
 CALCFUNCTION = "process.calculation.calcfunction.CalcFunctionNode."
 BINARY = bytes(range(256)) * 2000
@@ -372,6 +374,29 @@ def test_campaigns(filled: Filled, say: Say) -> None:
         {"state": "finished", "exit_status": 301, "message": "cell too small at strain 0.3", "count": 1,
          "example_id": filled.calculations[3]}
     ]  # fmt: skip
+
+
+def test_a_campaign_tells_where_it_runs_and_who_runs_it(filled: Filled, say: Say) -> None:
+    profile = filled.profile
+    with profile.transaction() as cursor:
+        (id_,) = [one.id for one in overview.campaigns(cursor) if one.name == "fcc-eos"]
+        group.set_note(cursor, id_, "executor", "lumi")
+    assert "runs on             lumi" in say("campaign", "show", "fcc-eos")
+    nobody = "run by              nobody now; grange campaign run fcc-eos goes on with it"
+    text = say("campaign", "show", "fcc-eos")
+    assert nobody in text
+    assert "what was sent" not in text
+    chunk = profile.spool / f"campaign-{id_}@lumi" / "run-1" / "chunk-000001"
+    chunk.mkdir(parents=True)
+    (chunk / "sent").touch()
+    assert f"{nobody}, and what was sent to lumi goes on there" in say("campaign", "show", "fcc-eos")
+    profile.worker_id  # noqa: B018 - registers this process
+    lock_campaign(profile.connection, id_)
+    me = f"process {os.getpid()} on {socket.gethostname()}"
+    assert f"run by              {me}" in say("campaign", "show", "fcc-eos")
+    assert me in say("status")
+    (line,) = [json.loads(line) for line in say("campaign", "list", "--json").splitlines()]
+    assert (line["computer"], line["run_by"]) == ("lumi", me)
 
 
 def test_failures_that_differ_in_numbers_are_of_one_kind(filled: Filled, say: Say) -> None:

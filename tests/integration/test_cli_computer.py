@@ -182,6 +182,9 @@ def test_list_and_show(profile: Profile, say: Say) -> None:
     assert "disabled" in lines["asleep"]
     assert "paused after 5 failures: no route" in lines["broken"]
     assert lines["broken"].endswith(" 1")
+    assert "computers  asleep (disabled), broken (paused, 1 allocation), lumi, theirs (unusable)" in say(
+        "status"
+    )
     assert "only AiiDA can use it" in lines["theirs"]
     found = [json.loads(line) for line in say("computer", "list", "--json").splitlines()]
     states = ["disabled", "paused", "enabled", "unusable"]
@@ -196,6 +199,10 @@ def test_list_and_show(profile: Profile, say: Say) -> None:
     assert say("computer", "resume", "broken") == "broken is tried again\n"
     assert say("computer", "resume", "lumi") == "lumi was not paused\n"
     assert json.loads(say("computer", "show", "broken", "--json"))["summary"]["state"] == "enabled"
+    with profile.transaction() as cursor:
+        cursor.execute("UPDATE connection SET failures = 2, last_error = 'no route'")
+    assert "not reached, 2 times in a row: no route" in say("computer", "list")
+    assert "not reached, 2 times in a row: no route" in say("computer", "show", "broken")
 
 
 def test_status_counts_computers(profile: Profile, say: Say) -> None:
