@@ -8,6 +8,9 @@ from grange.core.database import Cursor, translated
 from grange.repository.index import BlobLocation
 from grange.repository.key import Key
 
+#: The advisory lock that who relies on stored blobs shares, and who prunes or moves them has alone.
+PRUNE_LOCK = 0x6772616E67650001
+
 _FIND = """
 SELECT encode(blob.key, 'hex'), pack.name, blob."offset", blob.stored_size, blob.codec::text, blob.size
 FROM blob JOIN pack ON pack.id = blob.pack_id
@@ -37,6 +40,17 @@ class PostgresIndex:
 
     def __init__(self, cursor: Cursor) -> None:
         self._cursor = cursor
+        self._held = False
+
+    def hold(self) -> None:
+        """Nothing is pruned or moved until the transaction ends; waits while somebody does.
+
+        A statement of its own: find() must see what was deleted while this waited.
+        """
+        if not self._held:
+            with translated():
+                self._cursor.execute("SELECT pg_advisory_xact_lock_shared(%s)", (PRUNE_LOCK,))
+            self._held = True
 
     def find(self, keys: Collection[Key]) -> dict[Key, BlobLocation]:
         """The locations of those of the keys that are known."""

@@ -30,6 +30,10 @@ class CountingStore:
     def merge_gap_bytes(self) -> int:
         return self._store.merge_gap_bytes
 
+    @property
+    def parallel(self) -> int:
+        return self._store.parallel
+
     def put_if_absent(self, name: str, source: Source) -> bool:
         self.calls["put_if_absent"] += 1
         return self._store.put_if_absent(name, _Counted("put_if_absent", chunks_of(source), self.sent_bytes))

@@ -29,6 +29,13 @@ class BlobLocation:
 class Index(Protocol):
     """Key → location. core implements it in PostgreSQL, in the transaction that makes nodes visible."""
 
+    def hold(self) -> None:
+        """Whoever will rely on what find() tells, or on an object that is there already, says so first.
+
+        Until its transaction ends nothing is pruned or moved; it waits while somebody does. Readers need not.
+        """
+        ...
+
     def find(self, keys: Collection[Key]) -> dict[Key, BlobLocation]:
         """The locations of those of the keys that are known."""
         ...
@@ -43,6 +50,9 @@ class MemoryIndex:
 
     def __init__(self) -> None:
         self.rows: dict[Key, BlobLocation] = {}
+
+    def hold(self) -> None:
+        pass  # nobody prunes under it
 
     def find(self, keys: Collection[Key]) -> dict[Key, BlobLocation]:
         return {key: self.rows[key] for key in keys if key in self.rows}

@@ -40,6 +40,7 @@ class LocalStore:
     # A pread costs 1 µs. Cutting parts out of a merged one costs as much for parts of 512 bytes 1 KiB apart,
     # more for all that are larger or farther, and twice as much for parts of 32 KiB however near.
     merge_gap_bytes = 0
+    parallel = 1
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()

@@ -19,6 +19,7 @@ class MemoryStore:
     """A dictionary, whose values are the objects."""
 
     merge_gap_bytes = 0
+    parallel = 1
 
     def __init__(self) -> None:
         self._objects: dict[str, tuple[bytes, float]] = {}

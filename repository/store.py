@@ -44,6 +44,11 @@ class Store(Protocol):
         """Two ranges that lie no farther apart than this are cheaper asked for as one."""
         ...
 
+    @property
+    def parallel(self) -> int:
+        """How many calls at once are worth making; 1 where a call costs less than handing it to a thread."""
+        ...
+
     def put_if_absent(self, name: str, source: Source) -> bool:
         """Keep an object, unless there is one of that name; says whether this call made it.
 
