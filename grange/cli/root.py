@@ -20,6 +20,7 @@ _COMMANDS = {
         "computer",
         "code",
         "allocation",
+        "repository",
         "profile",
         "database",
     )
