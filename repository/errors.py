@@ -15,6 +15,8 @@ RepositoryError
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class RepositoryError(Exception):
     """Something is wrong with stored bytes."""
@@ -23,8 +25,8 @@ class RepositoryError(Exception):
 class BlobMissing(RepositoryError):
     """A blob is not in the repository."""
 
-    def __init__(self, keys: list[str]) -> None:
-        self.keys = keys
+    def __init__(self, keys: Sequence[str]) -> None:
+        self.keys = list(keys)
         shown = ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
         super().__init__(f"not in the repository: {shown}")
 

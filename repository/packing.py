@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections import deque
+from concurrent.futures import Future
+from types import TracebackType
 
 from grange.repository.index import BlobLocation
 from grange.repository.key import Key
 from grange.repository.object_name import pack_name
 from grange.repository.pack import PackWriter
 from grange.repository.store import Store
+from grange.repository.team import Team
+
+# Each is in memory whole while it goes out.
+_PACKS_AT_ONCE = 4
 
 
 class Packing:
-    """Writes packs one after the other.
+    """Writes packs: one fills while those before it go to the store. Used in a `with`.
 
-    rows: where everything added lies; valid once close() has returned.
+    rows: where everything added lies; valid once the block has ended without an error.
     """
 
     def __init__(self, store: Store, target_bytes: int) -> None:
@@ -22,6 +29,18 @@ class Packing:
         self._store = store
         self._target_bytes = target_bytes
         self._writer: PackWriter | None = None
+        self._team = Team(min(store.parallel, _PACKS_AT_ONCE))
+        self._under_way: deque[Future[bool]] = deque()
+
+    def __enter__(self) -> Packing:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._team:
+            if error is None:
+                self._send_last()
 
     def add(self, key: Key, content: bytes) -> None:
         """Put a blob into the open pack; a pack that is full goes to the store."""
@@ -31,11 +50,18 @@ class Packing:
             self._writer = PackWriter(pack_name(os.urandom(16).hex()), self._target_bytes)
         self.rows[key] = self._writer.add(key, content)
         if self._writer.full:
-            self.close()
+            writer, self._writer = self._writer, None
+            if len(self._under_way) == self._team.size:
+                self._under_way.popleft().result()
+            pack = writer.finish()
+            self._under_way.append(self._team.start(lambda: self._put(writer.object_name, pack)))
 
-    def close(self) -> None:
-        """Send the open pack to the store."""
+    def _send_last(self) -> None:
         if self._writer is not None:
-            # False is as good as True: nobody else can know the name, so an earlier try of this put made it.
-            self._store.put_if_absent(self._writer.object_name, self._writer.finish())
-            self._writer = None
+            self._put(self._writer.object_name, self._writer.finish())
+        while self._under_way:
+            self._under_way.popleft().result()
+
+    def _put(self, name: str, pack: bytearray) -> bool:
+        # False is as good as True: nobody else can know the name, so an earlier try of this put made it.
+        return self._store.put_if_absent(name, pack)

@@ -21,12 +21,18 @@ from grange.repository.packing import Packing
 from grange.repository.ranges import read_merged
 from grange.repository.source import CHUNK_BYTES, Content, Readable, chunks_of
 from grange.repository.store import Contents, Range, Store
+from grange.repository.team import Team
 from grange.repository.unchanged import UnchangedFile
 
 BLOB_LIMIT_BYTES = 8 << 20
 # How much of the contents of one put is in memory at a time, and so how many share a look into the index.
 _LOT_BYTES = 64 << 20
 _ROWS_AT_ONCE = 10_000
+# How much of a long blob a server is asked for at a time, and how often at once. Twice as many are ahead.
+_SPAN_BYTES = 8 << 20
+_SPANS_AT_ONCE = 3
+#: How much read_each() reads at once.
+WINDOW_BYTES = 64 << 20
 
 
 class Repository:
@@ -65,19 +71,22 @@ class Repository:
         OSError when a file cannot be read.
         """
         keys: list[Key] = []
-        packing = Packing(self.store, self._pack_target_bytes)
-        for lot in self._lots(contents):
-            keys += [key for key, _ in lot]
-            fresh = {key: content for key, content in lot if key not in packing.rows}
-            known = index.find(fresh.keys()) if fresh else {}
-            for key, content in fresh.items():
-                if key in known:
-                    continue
-                if isinstance(content, bytes) and len(content) <= self._blob_limit_bytes:
-                    packing.add(key, content)
-                else:
-                    packing.rows[key] = self._put_alone(key, content)
-        packing.close()
+        held = False
+        with Packing(self.store, self._pack_target_bytes) as packing:
+            for lot in self._lots(contents):
+                if not held:
+                    index.hold()
+                    held = True
+                keys += [key for key, _ in lot]
+                fresh = {key: content for key, content in lot if key not in packing.rows}
+                known = index.find(fresh.keys()) if fresh else {}
+                for key, content in fresh.items():
+                    if key in known:
+                        continue
+                    if isinstance(content, bytes) and len(content) <= self._blob_limit_bytes:
+                        packing.add(key, content)
+                    else:
+                        packing.rows[key] = self._put_alone(key, content)
         return keys, packing.rows
 
     def put_stream(self, file: Readable, index: Index) -> tuple[Key, dict[Key, BlobLocation]]:
@@ -93,6 +102,7 @@ class Repository:
         sizes: list[int] = []
         with self.store.scratch(_watched(chain([head], chunks_of(file)), digest.update, sizes)) as path:
             key = Key(digest.hexdigest())
+            index.hold()
             if index.find([key]):
                 return key, {}
             name = blob_name(key)
@@ -120,24 +130,84 @@ class Repository:
         return rows
 
     def read(self, keys: Sequence[Key], index: Index, verify: bool | None = None) -> list[bytes]:
-        """The contents of many keys: one look into the index, one request per object.
+        """The contents of many keys: one look into the index, one call of the store per object, many at once.
 
+        What was moved into another pack meanwhile is looked up once more.
         verify: whether to hash what was read; None: as the repository was made.
 
         Shapes: n keys in, n contents out, in the same order; a key that comes twice is read once.
         Errors: BlobMissing with all keys that are missing, BlobCorrupt (permanent); StoreUnavailable (retry).
         """
-        found = index.find(dict.fromkeys(keys))
-        missing = {key for key in keys if key not in found}
-        contents: dict[Key, bytes] = {}
-        for name, rows in _by_object(found).items():
-            try:
-                contents |= self._read_object(name, rows, self._verify if verify is None else verify)
-            except ObjectMissing:
-                missing |= rows.keys()
-        if missing:
-            raise BlobMissing([key for key in dict.fromkeys(keys) if key in missing])
+        found = index.find(dict.fromkeys(keys)) if keys else {}
+        with Team(self.store.parallel) as team:
+            contents = self._read_found(found, index, team, verify)
+        _refuse_missing(keys, contents)
         return [contents[key] for key in keys]
+
+    def read_each(
+        self,
+        keys: Sequence[Key],
+        index: Index,
+        verify: bool | None = None,
+        window_bytes: int = WINDOW_BYTES,
+    ) -> Iterator[bytes]:
+        """The contents of any number of keys, one after the other, in bounded memory.
+
+        While one window is given out the next is read. Keys that were stored together are best asked for
+        together: a window reads each of its packs in one call.
+
+        Units: two windows of window_bytes bytes are in memory, and what is longer than that alone.
+        Shapes: n keys in, n contents out, in the same order.
+        Errors: as read(); of a window before anything of it is given, missing keys before anything at all.
+        """
+        found = index.find(dict.fromkeys(keys)) if keys else {}
+        _refuse_missing(keys, found)
+        return self._windows(keys, found, index, verify, window_bytes)
+
+    def _windows(
+        self,
+        keys: Sequence[Key],
+        found: Mapping[Key, BlobLocation],
+        index: Index,
+        verify: bool | None,
+        window_bytes: int,
+    ) -> Iterator[bytes]:
+        with Team(self.store.parallel) as team, Team(2 if self.store.parallel > 1 else 1) as ahead:
+
+            def read(window: Sequence[Key]) -> list[bytes]:
+                rows = {key: found[key] for key in window}
+                contents = self._read_found(rows, index, team, verify)
+                _refuse_missing(window, contents)
+                return [contents[key] for key in window]
+
+            for contents in ahead.map(read, _cut(keys, found, window_bytes)):
+                yield from contents
+
+    def _read_found(
+        self, found: Mapping[Key, BlobLocation], index: Index, team: Team, verify: bool | None
+    ) -> dict[Key, bytes]:
+        contents = self._read_objects(found, team, verify)
+        if len(contents) < len(found):
+            lost = found.keys() - contents.keys()
+            moved = {key: row for key, row in index.find(lost).items() if row != found[key]}
+            contents |= self._read_objects(moved, team, verify)
+        return contents
+
+    def _read_objects(
+        self, found: Mapping[Key, BlobLocation], team: Team, verify: bool | None
+    ) -> dict[Key, bytes]:
+        """The contents of those whose object is there."""
+
+        def read(group: tuple[str, dict[Key, BlobLocation]]) -> dict[Key, bytes]:
+            try:
+                return self._read_object(*group, self._verify if verify is None else verify)
+            except ObjectMissing:
+                return {}
+
+        contents: dict[Key, bytes] = {}
+        for part in team.map(read, _by_object(found).items()):
+            contents |= part
+        return contents
 
     def stream(self, key: Key, index: Index, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
         """One content, piece by piece, in bounded memory.
@@ -150,7 +220,7 @@ class Repository:
         found = index.find([key])
         if key not in found:
             raise BlobMissing([key])
-        return self._stream(key, found[key], chunk_bytes)
+        return self._stream(key, found[key], index, chunk_bytes)
 
     def rebuild_index(self, index: Index, on_malformed: Callable[[PackMalformed], None] | None = None) -> int:
         """Add the location of every blob in the store to an index; says how many there are.
@@ -231,9 +301,9 @@ class Repository:
             contents[key] = content
         return contents
 
-    def _stream(self, key: Key, row: BlobLocation, chunk_bytes: int) -> Iterator[bytes]:
+    def _stream(self, key: Key, row: BlobLocation, index: Index, chunk_bytes: int) -> Iterator[bytes]:
         digest = hashlib.sha256()
-        pieces = self._stored_pieces(key, row, chunk_bytes)
+        pieces = self._stored_pieces(key, row, index, chunk_bytes)
         if row.codec == "deflate":
             pieces = inflated_pieces(pieces, chunk_bytes)
         given = 0
@@ -249,16 +319,31 @@ class Repository:
         if given != row.size or digest.hexdigest() != key:
             raise BlobCorrupt(key, row.object_name)
 
-    def _stored_pieces(self, key: Key, row: BlobLocation, chunk_bytes: int) -> Iterator[bytes]:
-        end = row.offset + row.stored_size
-        for offset in range(row.offset, end, chunk_bytes):
-            try:
-                [piece] = self.store.get_ranges(row.object_name, [(offset, min(chunk_bytes, end - offset))])
-            except ObjectMissing:
-                raise BlobMissing([key]) from None
-            if not piece:
-                return
-            yield piece
+    def _stored_pieces(self, key: Key, row: BlobLocation, index: Index, chunk_bytes: int) -> Iterator[bytes]:
+        """The bytes of a blob as they are stored; what was moved meanwhile is the same in its new place."""
+        span = chunk_bytes if self.store.parallel == 1 else max(chunk_bytes, _SPAN_BYTES)
+        places = [row]
+
+        def read(start: int) -> bytes:
+            length = min(span, row.stored_size - start)
+            for _ in range(2):
+                place = places[-1]
+                try:
+                    [piece] = self.store.get_ranges(place.object_name, [(place.offset + start, length)])
+                except ObjectMissing:
+                    places.extend(index.find([key]).values())
+                    if (places[-1].codec, places[-1].stored_size) != (row.codec, row.stored_size):
+                        break
+                else:
+                    return piece
+            raise BlobMissing([key])
+
+        with Team(min(self.store.parallel, _SPANS_AT_ONCE)) as team:
+            for piece in team.map(read, range(0, row.stored_size, span)):
+                if not piece:
+                    return
+                for at in range(0, len(piece), chunk_bytes):
+                    yield piece[at : at + chunk_bytes]
 
     def _locations(self, name: str) -> dict[Key, BlobLocation]:
         size = self.store.head(name)
@@ -266,6 +351,27 @@ class Repository:
             raise ObjectMissing(name, repr(self.store))
         read = partial(self.store.get_ranges, name)
         return PackReader(name, size, read, self.store.merge_gap_bytes).locations(name)
+
+
+def _refuse_missing(keys: Sequence[Key], found: Collection[Key]) -> None:
+    missing = [key for key in dict.fromkeys(keys) if key not in found]
+    if missing:
+        raise BlobMissing(missing)
+
+
+def _cut(keys: Sequence[Key], found: Mapping[Key, BlobLocation], window_bytes: int) -> Iterator[list[Key]]:
+    """Keys in their order, so many at a time that their contents fill a window."""
+    window: list[Key] = []
+    size = 0
+    for key in keys:
+        more = found[key].size
+        if window and size + more > window_bytes:
+            yield window
+            window, size = [], 0
+        window.append(key)
+        size += more
+    if window:
+        yield window
 
 
 def _alone(name: str, size: int) -> BlobLocation:
