@@ -11,11 +11,13 @@ import getpass
 import os
 import socket
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from grange.core.errors import ProfileInvalid
+from grange.repository.s3_settings import S3Settings
 
 EMBEDDED = "embedded"
 
@@ -25,17 +27,20 @@ class ProfileFile:
     """What profile.toml says.
 
     database: "embedded", or a postgresql:// URL without a password.
-    store, postgres_bin: folders, relative to that of profile.toml; postgres_bin "" means the wheel's.
+    store: a folder, or the bucket of a server. cache: the folder for copies of what a server was asked for.
+    These and postgres_bin are relative to the folder of profile.toml; postgres_bin "" means the wheel's.
     slots: runner processes of the local pool, 0 for one a core.
-    Units: idle_s in seconds.
+    Units: idle_s in seconds, cache_gb in 10^9 bytes (0: no copies).
     """
 
     email: str
     database: str = EMBEDDED
-    store: str = "store"
+    store: str | S3Settings = "store"
     slots: int = 0
     idle_s: float = 600.0
     postgres_bin: str = ""
+    cache: str = "cache"
+    cache_gb: float = 10.0
 
 
 _TEMPLATE = """\
@@ -46,7 +51,8 @@ _TEMPLATE = """\
 # ~/.pgpass, a file named by ?passfile=..., a service (?service=...), or the environment variable PGPASSWORD.
 database = "embedded"
 
-# Where files are kept: a folder, relative to this one.
+# Where files are kept: a folder, relative to this one. Or, in place of this line, a table [store] at the end of
+# the file, for a bucket of an S3-compatible server; `grange repository init` makes the bucket and writes the table.
 store = "store"
 
 # You, as the author of every node.
@@ -60,6 +66,10 @@ idle_s = 600
 
 # The folder of initdb, pg_ctl and postgres; "": those that were installed with grange.
 postgres_bin = ""
+
+# Copies of what was read from a server: in this folder, of at most so many gigabytes; 0: none.
+cache = "cache"
+cache_gb = 10
 """
 
 
@@ -104,16 +114,32 @@ def _checked(found: dict[str, object], path: Path) -> ProfileFile:
     idle_s = found.get("idle_s", 600.0)
     if type(idle_s) not in (int, float) or not 0.1 <= float(idle_s) <= 1e9:  # type: ignore[arg-type]
         raise ProfileInvalid(f"{path}: idle_s = {idle_s!r}: expected seconds, at least 0.1")
+    cache_gb = found.get("cache_gb", 10.0)
+    if type(cache_gb) not in (int, float) or not 0 <= float(cache_gb) <= 1e6:  # type: ignore[arg-type]
+        raise ProfileInvalid(f"{path}: cache_gb = {cache_gb!r}: expected gigabytes, 0 for no copies")
     database = text("database", EMBEDDED, f'"{EMBEDDED}" or postgresql://user@host/database')
     _check_database(database, path)
     return ProfileFile(
         email=text("email", _default_email(), "an e-mail address or another name of yours"),
         database=database,
-        store=text("store", "store", "a folder"),
+        store=_store(found.get("store", "store"), path),
         slots=slots,
         idle_s=float(idle_s),  # type: ignore[arg-type]
         postgres_bin=text("postgres_bin", "", 'a folder, or ""', empty=True),
+        cache=text("cache", "cache", "a folder"),
+        cache_gb=float(cache_gb),  # type: ignore[arg-type]
     )
+
+
+def _store(value: object, path: Path) -> str | S3Settings:
+    if isinstance(value, Mapping):
+        try:
+            return S3Settings.from_table(value)
+        except ValueError as error:
+            raise ProfileInvalid(f"{path}: [store]: {error}") from None
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ProfileInvalid(f"{path}: store = {value!r}: expected a folder, or a table [store]")
+    return value
 
 
 def _check_database(database: str, path: Path) -> None:
