@@ -9,7 +9,7 @@ import atexit
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from grange.core.group import Group
     from grange.core.link import Link
     from grange.core.node import Node
-    from grange.repository import Key, Repository
+    from grange.repository import BlobLocation, Key, Repository
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,10 +274,11 @@ class Profile:
     def repository(self) -> Repository:
         """The files of this profile."""
         if self._repository is None:
-            from grange.repository import LocalStore, Repository
+            from grange.core.file_store import open_store
+            from grange.repository import Repository
 
             with _reasons(self.home):
-                self._repository = Repository(LocalStore(self.home / self.config.store))
+                self._repository = Repository(open_store(self.home, self.config))
         return self._repository
 
     def index(self, cursor: Cursor) -> PostgresIndex:
@@ -287,15 +288,13 @@ class Profile:
     def read_files(self, keys: Sequence[Key]) -> list[bytes]:
         """The contents of keys, in one go: what loaded nodes read their files with.
 
-        Inside a transaction or outside of any.
+        Inside a transaction or outside of any; then no transaction lasts while bytes come.
         """
-        connection = self.connection
-        with connection.turn:
-            if connection.info.transaction_status == extensions.TRANSACTION_STATUS_IDLE:
-                with self.transaction() as cursor:
-                    return self.repository.read(keys, self.index(cursor))
-            with connection.cursor() as cursor:
-                return self.repository.read(keys, self.index(cursor))
+        return self.repository.read(keys, ReadingIndex(self))
+
+    def read_each(self, keys: Sequence[Key]) -> Iterator[bytes]:
+        """The contents of any number of keys, one after the other, in bounded memory."""
+        return self.repository.read_each(keys, ReadingIndex(self))
 
     @property
     def spool(self) -> Path:
@@ -304,6 +303,31 @@ class Profile:
         with _reasons(path):
             path.mkdir(mode=0o700, exist_ok=True)
         return path
+
+
+class ReadingIndex:
+    """The index for who only reads: each look is in the transaction of this thread, or in one of its own."""
+
+    def __init__(self, profile: Profile) -> None:
+        self._profile = profile
+
+    def hold(self) -> None:
+        """Errors: RuntimeError; who relies on blobs needs Profile.index(), in its own transaction."""
+        raise RuntimeError("an index for reading cannot be held: use Profile.index() in a transaction")
+
+    def find(self, keys: Collection[Key]) -> dict[Key, BlobLocation]:
+        """The locations of those of the keys that are known."""
+        connection = self._profile.connection
+        with connection.turn:
+            if connection.info.transaction_status == extensions.TRANSACTION_STATUS_IDLE:
+                with self._profile.transaction() as cursor:
+                    return PostgresIndex(cursor).find(keys)
+            with connection.cursor() as cursor:
+                return PostgresIndex(cursor).find(keys)
+
+    def add(self, rows: Mapping[Key, BlobLocation]) -> None:
+        """Errors: RuntimeError."""
+        raise RuntimeError("an index for reading takes nothing in: use Profile.index() in a transaction")
 
 
 def open_profile(home: Path | str | None = None) -> Profile:

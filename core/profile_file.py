@@ -51,8 +51,8 @@ _TEMPLATE = """\
 # ~/.pgpass, a file named by ?passfile=..., a service (?service=...), or the environment variable PGPASSWORD.
 database = "embedded"
 
-# Where files are kept: a folder, relative to this one. Or, in place of this line, a table [store] at the end of
-# the file, for a bucket of an S3-compatible server; `grange repository init` makes the bucket and writes the table.
+# Where files are kept: a folder, relative to this one; or, in place of this line, a table [store] at the end
+# of the file that names a bucket of an S3-compatible server: `grange repository init` makes and writes both.
 store = "store"
 
 # You, as the author of every node.

@@ -24,9 +24,9 @@ class S3Settings:
     """Where a bucket is and who asks.
 
     endpoint: https://host[:port]; "" means AWS. http:// is for this machine; elsewhere everybody on the way
-    reads every byte, so it has to be asked for by allow_http. prefix: names of objects begin with it, and "/".
-    region: "" means us-east-1, or that of the aws_profile. ca_file: a PEM file with the certificates that are
-    trusted beside the system's.
+    reads every byte, so it has to be asked for by allow_http. prefix: names of objects begin with it and "/".
+    region: "" means us-east-1, or that of the aws_profile. ca_file: a PEM file with the certificates that
+    are trusted beside the system's.
 
     Credentials come by boto3's chain: environment, ~/.aws, instance. aws_profile: a section of
     ~/.aws/credentials and ~/.aws/config; credentials_file: another file of that form, of which the section

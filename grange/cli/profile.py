@@ -52,5 +52,11 @@ def show(ctx: click.Context, as_json: bool) -> None:
 
         emit({"home": str(home), **settings})
         return
-    print_fields([("home", str(home)), *((name, str(value)) for name, value in settings.items())])
+    lines = [("home", str(home))]
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            lines += [(f"{name}.{key}", str(part)) for key, part in value.items() if part not in ("", False)]
+        else:
+            lines.append((name, str(value)))
+    print_fields(lines)
     click.echo(f"\nThey are explained in {file}, and changed there.")

@@ -61,6 +61,7 @@ def _look(ctx: click.Context, home: Path, exact: bool) -> Status:
         return Status(str(home), set_up=False)
     from grange.core import overview
     from grange.core.computer import list_computers
+    from grange.core.file_store import store_place
     from grange.core.profile import embedded_status
 
     before = embedded_status(home)
@@ -74,7 +75,7 @@ def _look(ctx: click.Context, home: Path, exact: bool) -> Status:
             set_up=True,
             database=profile.config.database,
             was_running=None if profile.server is None else before is not None and before.running,
-            store=str(home / profile.config.store),
+            store=store_place(home, profile.config),
             spool_leftovers=_entries(home / "spool"),
             totals=totals,
             campaigns_under_way=tuple(under_way),
