@@ -24,9 +24,11 @@ demo: install
 services:
 	@deploy/install-test-programs.sh
 
-# the programs first: it is known at once whether they can be had
+# The programs first: it is known at once whether they can be had. Many tests wait for clocks and processes, so two
+# run at a time, each with services of its own; files in order, since the first ones take longest.
+WORKERS ?= 2
 test: services install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: install types
 	$(BIN)/ruff format --check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import subprocess
 import tempfile
@@ -16,6 +17,10 @@ from cluster import Cluster, start_for_tests
 from grange.core import database
 from grange.core.postgres import Server, stop_server
 from grange.core.profile import Profile, open_profile
+
+# Tables are as wide as they like in a pipe: how wide somebody's terminal is, or that of pytest-xdist, is
+# nothing to the tests.
+os.environ.pop("COLUMNS", None)
 
 # They assert for tests: what they found is to be told.
 pytest.register_assert_rewrite("fault_campaign", "fault_site")
