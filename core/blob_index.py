@@ -17,21 +17,46 @@ FROM blob JOIN pack ON pack.id = blob.pack_id
 WHERE blob.key = ANY(%s::bytea[])
 """
 
-# Packs by an update that changes nothing, so that a pack which another transaction has just added
-# gives its id too. Sorted, so that two transactions wait for each other in one direction only.
+# Packs by an update, so that a pack which another transaction has just added gives its id too, and one that
+# was given up lives again. Sorted, so that two transactions wait for each other in one direction only.
 _ADD = """
 WITH new AS (
     SELECT * FROM unnest(%s::bytea[], %s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::blob_codec[])
         AS new (key, name, "offset", stored_size, size, codec)
 ), named AS (
     INSERT INTO pack (name) SELECT DISTINCT name FROM new ORDER BY name
-    ON CONFLICT (name) DO UPDATE SET name = EXCLUDED.name
+    ON CONFLICT (name) DO UPDATE SET dead_since = NULL
     RETURNING id, name
 )
 INSERT INTO blob (key, pack_id, "offset", stored_size, size, codec)
 SELECT new.key, named.id, new."offset", new.stored_size, new.size, new.codec
 FROM new JOIN named USING (name) ORDER BY new.key
 ON CONFLICT (key) DO NOTHING
+"""
+
+# Keys that are known lie elsewhere from now on; only those that lie in certain packs, if any are named.
+_MOVE = """
+WITH new AS (
+    SELECT * FROM unnest(%s::bytea[], %s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::blob_codec[])
+        AS new (key, name, "offset", stored_size, size, codec)
+), named AS (
+    INSERT INTO pack (name) SELECT DISTINCT name FROM new ORDER BY name
+    ON CONFLICT (name) DO UPDATE SET dead_since = NULL
+    RETURNING id, name
+), meant AS (
+    SELECT blob.key FROM blob JOIN new USING (key)
+    WHERE %s::text[] IS NULL OR blob.pack_id IN (SELECT id FROM pack WHERE name = ANY (%s::text[]))
+    ORDER BY blob.key FOR UPDATE OF blob
+)
+UPDATE blob SET pack_id = named.id, "offset" = new."offset", stored_size = new.stored_size, size = new.size,
+                codec = new.codec
+FROM meant JOIN new USING (key) JOIN named USING (name) WHERE blob.key = meant.key
+"""
+
+# Rows of packs before their blobs: whose they are.
+_PROMISE = """
+INSERT INTO pack (name, campaign_id) SELECT name, %s FROM unnest(%s::text[]) AS new (name) ORDER BY name
+ON CONFLICT (name) DO UPDATE SET campaign_id = EXCLUDED.campaign_id, dead_since = NULL
 """
 
 
@@ -62,21 +87,45 @@ class PostgresIndex:
 
     def add(self, rows: Mapping[Key, BlobLocation]) -> None:
         """Record locations; a key that is known already keeps the location that it has."""
+        if rows:
+            with translated():
+                self._cursor.execute(_ADD, _columns(rows))
+
+    def move(self, rows: Mapping[Key, BlobLocation], only_from: Collection[str] | None = None) -> int:
+        """Let keys that are known lie elsewhere from now on; says how many did change.
+
+        only_from: names of packs; a key that lies in none of them stays where it is.
+        """
         if not rows:
-            return
-        locations = rows.values()
+            return 0
+        packs = None if only_from is None else list(only_from)
         with translated():
-            self._cursor.execute(
-                _ADD,
-                (
-                    _bytea_array(rows),
-                    [location.object_name for location in locations],
-                    _array(location.offset for location in locations),
-                    _array(location.stored_size for location in locations),
-                    _array(location.size for location in locations),
-                    _array(location.codec for location in locations),
-                ),
-            )
+            self._cursor.execute(_MOVE, (*_columns(rows), packs, packs))
+            return int(self._cursor.rowcount)
+
+    def promise(self, names: Collection[str], campaign_id: int) -> None:
+        """These packs are, or will be, delivered for a campaign by its runners.
+
+        What bears such a name is not pruned while that campaign has calculations under way, whether or not a
+        node names the blobs in it: a later pack of the same chunk leaves out what an earlier one has.
+        Committed before a URL is handed out to put such a pack to; harmless for packs that never come.
+        """
+        if names:
+            with translated():
+                self._cursor.execute(_PROMISE, (campaign_id, list(names)))
+
+
+def _columns(rows: Mapping[Key, BlobLocation]) -> tuple[object, ...]:
+    """Keys and locations as the arrays that _ADD and _MOVE take."""
+    locations = rows.values()
+    return (
+        _bytea_array(rows),
+        [location.object_name for location in locations],
+        _array(location.offset for location in locations),
+        _array(location.stored_size for location in locations),
+        _array(location.size for location in locations),
+        _array(location.codec for location in locations),
+    )
 
 
 def _bytea_array(keys: Collection[Key]) -> str:

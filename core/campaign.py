@@ -237,6 +237,7 @@ class Campaign:
         exit_statuses: only those that ended with one of these. Returns how many.
         """
         with self._locked(), self.profile.transaction() as cursor:
+            self.profile.index(cursor).hold()  # the new processes rely on the files of the old
             return len(rows.retry_failed(cursor, self.id, exit_statuses))
 
     # -- what came of it -------------------------------------------------------------------------

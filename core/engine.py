@@ -99,7 +99,7 @@ class CampaignRun:
         self._exhausted = False
         self._open: dict[str, Opened] = {}
         self._recipes = RecordedRecipes(profile)
-        self._intake = Intake(profile)
+        self._intake = Intake(profile, campaign_id)
         self._places = CodePlaces(profile, computer_id)
         self._slice_size = SMALLEST_SLICE
         self._recent: list[tuple[float, int]] = []

@@ -22,6 +22,7 @@ from grange.core.node_rows import (
     node_lines,
     node_of_row,
 )
+from grange.repository.errors import BlobMissing
 from grange.repository.index import BlobLocation, Index
 from grange.repository.key import Key
 from grange.repository.repository import Repository
@@ -93,17 +94,20 @@ def store(
     repository: Repository,
     index: Index,
     reader: Reader | None = None,
+    known: Collection[Key] = (),
 ) -> None:
     """Store nodes and links: everything is checked first, then comes one pack, then two COPYs.
 
     Ids grow in the order given: inputs before the calculations that take them, these before their
     outputs. Nodes that are stored already are left alone; links may begin or end at them. The keys among
-    a node's files must be in the index. A reader lets the nodes read large files again.
+    a node's files must be in the index; known: keys that the caller has seen there since index.hold().
+    A reader lets the nodes read large files again.
 
     When this raises, the nodes are as they were; roll back. When the transaction is rolled back later,
     `forget` them, or store within `forgotten_on_error`.
 
-    Errors: LinkInvalid, InputInvalid; those of Repository.put; those of database.translate.
+    Errors: LinkInvalid, InputInvalid; BlobMissing for keys that are not in the index; those of
+    Repository.put; those of database.translate.
     """
     new = [node for node in dict.fromkeys(nodes) if node.id is None]
     links = links if isinstance(links, list) else list(links)
@@ -113,10 +117,14 @@ def store(
             check_texts(node)
     if not new and not links:
         return
+    if any(node._files for node in new):
+        # Before the nodes have ids: pruning looks again at nodes with higher ids than it has seen, once
+        # nobody holds the index.
+        index.hold()
     try:
         _name(cursor, new, user_id)
         sources, targets = _ids_of_ends(links)
-        rows = _put_files(new, repository, index, reader)
+        rows = _put_files(new, repository, index, reader, known)
         with translated():
             if new:
                 copy_rows(cursor, "node", NODE_COLUMNS, node_lines(new, user_id))
@@ -198,20 +206,30 @@ def _id_of(end: End) -> int | None:
 
 
 def _put_files(
-    nodes: Sequence[Node], repository: Repository, index: Index, reader: Reader | None
+    nodes: Sequence[Node],
+    repository: Repository,
+    index: Index,
+    reader: Reader | None,
+    known: Collection[Key],
 ) -> Mapping[Key, BlobLocation]:
     """Put all files of all nodes into the repository; afterwards the nodes have keys.
 
     Many processes share one content (their function's source): the same object is hashed once.
+    Errors: BlobMissing for keys that are not in the index.
     """
     with_files = [node for node in nodes if node._files]
     if not with_files:
         return {}
     contents: dict[int, bytes | Path] = {}
+    given: set[Key] = set()
     for node in with_files:
         for content in node._files.values():
             if isinstance(content, bytes | Path):
                 contents.setdefault(id(content), content)
+            elif content not in known:
+                given.add(content)
+    if given and (missing := given - index.find(given).keys()):
+        raise BlobMissing(sorted(missing))
     keys, rows = repository.put(list(contents.values()), index) if contents else ([], {})
     key_of = dict(zip(contents, keys, strict=True))
     for node in with_files:

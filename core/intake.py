@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import psycopg2.errors
 from grange.core import process as rows
 from grange.core.data.folder import Folder
 from grange.core.errors import GrangeError, InputInvalid, LinkInvalid
-from grange.core.exit_status import OUTPUT_INVALID
+from grange.core.exit_status import OUTPUT_INVALID, OUTPUT_NOT_RETRIEVED
 from grange.core.graph import store
 from grange.core.link import Link, LinkType
 from grange.core.node import Data, NodeRef
@@ -49,10 +49,16 @@ class Opened:
 
 
 class Intake:
-    """Takes result packs in: the store first, then everything else in one transaction."""
+    """Takes result packs of a campaign in: the store first, then everything else in one transaction.
 
-    def __init__(self, profile: Profile) -> None:
+    Nothing is pruned from before the store is asked for the packs until that transaction has ended. What a
+    pack brings and no node names is kept while the campaign has calculations under way, because later packs
+    of the same chunk leave it out: PostgresIndex.promise().
+    """
+
+    def __init__(self, profile: Profile, campaign_id: int) -> None:
         self._profile = profile
+        self._campaign_id = campaign_id
 
     def record(self, packs: Sequence[ResultPack], opened: Mapping[str, Opened]) -> dict[str, bool]:
         """Record results; those that nobody waits for any more, or of another attempt, change nothing.
@@ -60,39 +66,41 @@ class Intake:
         Returns, for each process that this ended, whether it went well. Taking a pack in twice is
         harmless: the store has it already, and compare-and-set leaves ended processes alone.
         """
-        locations: dict[Key, BlobLocation] = {}
-        for pack in packs:
-            if pack.blobs:
-                locations.update(self._profile.repository.adopt(pack.path))
         results: dict[str, TaskResult] = {}
         for pack in packs:
             for result in pack.results:
                 if result.id in opened and opened[result.id].attempt == result.attempt:
                     results.setdefault(result.id, result)
         try:
-            return self._in_one(list(results.values()), opened, locations)
+            return self._in_one(packs, list(results.values()), opened)
         except _OF_DATA:
             pass
         # Something in it cannot be stored: one by one, so that it ends its own process and no other.
-        ended = self._in_one([], opened, locations)
+        ended = self._in_one(packs, [], opened)
         for result in results.values():
             try:
-                ended |= self._in_one([result], opened, locations)
+                ended |= self._in_one([], [result], opened)
             except _OF_DATA as error:
-                ended |= self._in_one([result], opened, locations, refusal=str(error))
+                ended |= self._in_one([], [result], opened, refusal=str(error))
         return ended
 
     def _in_one(
         self,
+        packs: Sequence[ResultPack],
         results: Sequence[TaskResult],
         opened: Mapping[str, Opened],
-        locations: Mapping[Key, BlobLocation],
         refusal: str = "",
     ) -> dict[str, bool]:
-        """Record results in one transaction, with the places of all files."""
+        """Take packs into the store and record results, in one transaction with the places of all files."""
         with self._profile.transaction() as cursor:
-            if locations:
-                self._profile.index(cursor).add(locations)
+            index = self._profile.index(cursor)
+            index.hold()
+            locations: dict[Key, BlobLocation] = {}
+            for pack in packs:
+                if pack.blobs:
+                    locations.update(self._profile.repository.adopt(pack.path))
+            index.promise({place.object_name for place in locations.values()}, self._campaign_id)
+            index.add(locations)
             return self._record(cursor, results, opened, locations, refusal)
 
     def _record(
@@ -108,13 +116,25 @@ class Intake:
         def read(keys: Sequence[Key]) -> list[bytes]:
             return self._profile.repository.read(keys, index)
 
-        ahead = self._read_ahead(results, opened, locations, index)
-        conclusions: dict[int, Conclusion] = {}
-        ends = []
+        elsewhere = index.find(
+            {key for result in results for key in result.files.values()} - locations.keys()
+        )
+        ahead = self._read_ahead(results, opened, {**elsewhere, **locations}, index)
+        drawn = []
         for result in results:
             process = opened[result.id]
             files = OutputFiles(result.files, read, ahead, result.return_code)
-            conclusion = _refused(result, refusal) if refusal else _concluded(process, result, files)
+            drawn.append(_refused(result, refusal) if refusal else _concluded(process, result, files))
+        unseen = _named(data for conclusion in drawn for data in conclusion.outputs.values())
+        unseen -= locations.keys() | elsewhere.keys()
+        elsewhere |= index.find(unseen)
+        missing = unseen - elsewhere.keys()
+        conclusions: dict[int, Conclusion] = {}
+        ends = []
+        for result, conclusion in zip(results, drawn, strict=True):
+            process = opened[result.id]
+            if missing:
+                conclusion = _complete(result, conclusion, missing)
             conclusions[process.process_id] = conclusion
             ends.append(_end(process, result, conclusion))
         ended = rows.end(cursor, ends)
@@ -134,7 +154,11 @@ class Intake:
             user_id=self._profile.user_id,
             repository=self._profile.repository,
             index=index,
+            known=locations.keys() | elsewhere.keys(),
         )
+        if unnamed := locations.keys() - _named(nodes):
+            # What an older pack has, too, lies there: not in a pack that is kept while others rely on it.
+            index.move({key: locations[key] for key in unnamed})
         return {
             str(process_id): conclusions[process_id].state is State.FINISHED
             and not conclusions[process_id].exit_status
@@ -158,12 +182,7 @@ class Intake:
         }
         ahead = {_EMPTY: b""} if _EMPTY in wanted else {}
         wanted -= ahead.keys()
-        elsewhere = index.find(wanted - locations.keys())
-        keys = [
-            key
-            for key in wanted
-            if (place := locations.get(key) or elsewhere.get(key)) and place.size <= READ_AHEAD_BYTES
-        ]
+        keys = [key for key in wanted if (place := locations.get(key)) and place.size <= READ_AHEAD_BYTES]
         if keys:
             # What is missing or damaged is told by the parser that asks for it, and of its process alone.
             with contextlib.suppress(BlobMissing, BlobCorrupt):
@@ -177,6 +196,27 @@ def _concluded(process: Opened, result: TaskResult, files: OutputFiles) -> Concl
         return process.recipe.conclude(result, process.values, files)
     except GrangeError as error:
         return failed(OUTPUT_INVALID, str(error))
+
+
+def _named(nodes: Iterable[Data]) -> set[Key]:
+    """The keys among the files of data."""
+    return {key for data in nodes for key in data._files.values() if isinstance(key, str)}
+
+
+def _complete(result: TaskResult, conclusion: Conclusion, missing: Collection[Key]) -> Conclusion:
+    """The conclusion, if it names no content that is missing.
+
+    A runner leaves out of a pack what an earlier pack of its chunk has; should that be lost, as with nodes
+    that were deleted meanwhile and then pruned, this calculation has no result, and no other is harmed.
+    """
+    lost = _named(conclusion.outputs.values()) & set(missing)
+    if not lost:
+        return conclusion
+    files = {path: key for path, key in result.files.items() if key not in missing}
+    kept: dict[str, Data] = {"retrieved": Folder.of_keys(files)} if files else {}
+    paths = sorted(path for path, key in result.files.items() if key in lost)
+    shown = ", ".join(paths[:3]) or f"{len(lost)} contents"
+    return failed(OUTPUT_NOT_RETRIEVED, f"{shown}: not in the store any more; retry the calculation", kept)
 
 
 def _refused(result: TaskResult, reason: str) -> Conclusion:

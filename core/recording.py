@@ -140,7 +140,9 @@ def _record(
             recorded.to_run.append(ToRun(node_id, status.attempt, draft, call.values(), times[call.key]))
         new_rows.append(new)
     rows.insert(cursor, new_rows)
-    clone_outputs(cursor, clones, user_id=profile.user_id)
+    if clones:
+        profile.index(cursor).hold()  # they rely on the blobs of the others
+        clone_outputs(cursor, clones, user_id=profile.user_id)
     unfinished: dict[int, Call] = {}
     for key, found in known.items():
         if found.state in ENDED:
