@@ -18,6 +18,7 @@ from grange.repository import (
     ObjectNameInvalid,
     Store,
 )
+from grange.repository.cached_store import CachedStore
 
 HOSTILE_NAMES = [
     "",
@@ -47,12 +48,15 @@ HOSTILE_NAMES = [
 ]
 
 
-@pytest.fixture(params=["local", "memory", "counting"])
+@pytest.fixture(params=["local", "memory", "counting", "cached local", "cached memory"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "local":
         return LocalStore(tmp_path / "store")
     if request.param == "memory":
         return MemoryStore()
+    if request.param.startswith("cached"):
+        kept = MemoryStore() if request.param == "cached memory" else LocalStore(tmp_path / "store")
+        return CachedStore(kept, tmp_path / "cache", 100 << 20)
     return CountingStore(LocalStore(tmp_path / "store"))
 
 
