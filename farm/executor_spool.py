@@ -12,9 +12,9 @@ from typing import Any
 
 from grange.farm import runner
 from grange.farm.chunk_folder import Fetch, write_chunk
-from grange.farm.errors import SpoolUnwritable
-from grange.farm.result import ResultPack
-from grange.farm.result_pack import read_result_pack
+from grange.farm.errors import ResultMalformed, SpoolUnwritable
+from grange.farm.result import ResultPack, TaskResult
+from grange.farm.result_pack import read_result_pack, set_aside
 from grange.farm.spool import Run, spool_errors
 from grange.farm.task import Resources, Task
 from grange.farm.task_script import MPIRUN
@@ -41,8 +41,23 @@ class SpooledChunk:
                 self._seen.add(number)
                 path = self.folder / f"result-{number}.zip"
                 self._waiting.add(path)
-                found.append(read_result_pack(path))
+                try:
+                    found.append(read_result_pack(path))
+                except ResultMalformed as problem:
+                    found.append(self._refused(path, number, str(problem)))
         return found
+
+    def _refused(self, path: Path, number: int, reason: str) -> ResultPack:
+        """What to tell of the tasks whose results are in a pack that cannot be read; it is set aside."""
+        marks = runner.read_marks(str(self.folder))[2:]
+        with spool_errors(self.folder):
+            reason += f"; it is kept as {set_aside(path)}"
+        results = tuple(
+            TaskResult(**runner.result_of({"id": task_id, "attempt": attempt}, "retrieve_failed", reason))
+            for task_id, attempt, mark in zip(self._ids, self._attempts, marks, strict=False)
+            if mark == number
+        )
+        return ResultPack(path, results, 0)
 
     def sweep(self) -> list[ResultPack]:
         """What a runner that died had finished but not reported. No runner may be at work on the chunk."""
@@ -254,10 +269,26 @@ class ExecutorSpool:
         for run in Run.dead(self._root):
             packs = run.packs()
             if packs:
-                self._dead[run.path] = (run, set(packs))
-                found += [read_result_pack(path) for path in packs]
+                readable = self._readable(packs)
+                if not readable:
+                    run.remove()
+                    continue
+                self._dead[run.path] = (run, {pack.path for pack in readable})
+                found += readable
             else:
                 run.remove()
+        return found
+
+    @staticmethod
+    def _readable(packs: Sequence[Path]) -> list[ResultPack]:
+        """Those that can be read; the others are set aside, and their tasks are done again."""
+        found = []
+        for path in packs:
+            try:
+                found.append(read_result_pack(path))
+            except ResultMalformed:
+                with spool_errors(path):
+                    set_aside(path)
         return found
 
     def close(self, undelivered: bool) -> None:

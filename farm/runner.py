@@ -70,6 +70,9 @@ WHOLE_FILE = 1 << 20
 WIDE = 1 << 31
 #: A part result of this size is handed over at once.
 PACK_BYTES = 32 << 20
+#: What a pack may have of members, and of bytes in its directory, so that reading it has a bound.
+MOST_MEMBERS = 1 << 19
+LARGEST_DIRECTORY = 64 << 20
 MIB = 1 << 20
 
 #: Of an output's name: what labels a link is in an index of the database.
@@ -352,8 +355,8 @@ class ZipReader:
         return b"".join(self.pieces(name))
 
     def pieces(self, name: str) -> Iterator[bytes]:
-        """The content in pieces of bounded size."""
-        method, stored, _size, start = self._members[name]
+        """The content in pieces of bounded size; never more of it than the directory says."""
+        method, stored, size, start = self._members[name]
         header = LOCAL_HEADER.unpack(os.pread(self._fd, LOCAL_HEADER.size, start))
         position = start + LOCAL_HEADER.size + header[9] + header[10]
         inflate = zlib.decompressobj(-15) if method == 8 else None
@@ -362,25 +365,43 @@ class ZipReader:
             if not piece:
                 raise ValueError("the pack ends inside its member %s" % name)
             position, stored = position + len(piece), stored - len(piece)
-            yield inflate.decompress(piece) if inflate else piece
-        if inflate:
-            yield inflate.flush()
+            # a piece may hold a thousand times its size
+            while piece:
+                made = inflate.decompress(piece, WHOLE_FILE) if inflate else piece
+                piece = inflate.unconsumed_tail if inflate else b""
+                size -= len(made)
+                if size < 0:
+                    raise ValueError("the member %s is longer than it says" % name)
+                yield made
+        # What is left in the inflater is less than it gives at once.
+        rest = inflate.flush() if inflate else b""
+        if len(rest) != size:
+            raise ValueError("the member %s is not as long as it says" % name)
+        yield rest
 
     def close(self) -> None:
         os.close(self._fd)
 
     def _entries(self) -> Iterator[Tuple[str, int, int, int, int]]:
+        """Nothing that the file says of itself is believed before it is seen to fit into the file."""
         length = os.fstat(self._fd).st_size
-        tail = os.pread(self._fd, END.size, max(0, length - END.size))
-        fields = END.unpack(tail)
+        if length < END.size:
+            raise ValueError("it is too short")
+        fields = END.unpack(os.pread(self._fd, END.size, length - END.size))
         if fields[0] != b"PK\5\6":
             raise ValueError("it has no end record")
         count, size, start = fields[4], fields[5], fields[6]
         if count == 0xFFFF or size == 0xFFFFFFFF or start == 0xFFFFFFFF:
-            locator = os.pread(self._fd, LOCATOR64.size, length - END.size - LOCATOR64.size)
-            end64 = LOCATOR64.unpack(locator)[2]
+            at = length - END.size - LOCATOR64.size
+            end64 = LOCATOR64.unpack(os.pread(self._fd, LOCATOR64.size, at))[2] if at >= 0 else length
+            if end64 > length - END64.size:
+                raise ValueError("its 64-bit end record is damaged")
             fields64 = END64.unpack(os.pread(self._fd, END64.size, end64))
             count, size, start = fields64[7], fields64[8], fields64[9]
+        if start + size > length or count * CENTRAL_HEADER.size > size:
+            raise ValueError("its directory does not fit into its %d bytes" % length)
+        if count > MOST_MEMBERS or size > LARGEST_DIRECTORY:
+            raise ValueError("it has %d members, %d bytes of directory: too many" % (count, size))
         directory, position = os.pread(self._fd, size, start), 0
         for _ in range(count):
             entry = CENTRAL_HEADER.unpack_from(directory, position)
@@ -390,10 +411,16 @@ class ZipReader:
             position += entry[10] + entry[11] + entry[12]
             stored, full, offset = entry[8], entry[9], entry[16]
             if 0xFFFFFFFF in (stored, full, offset):
-                wide = iter(struct.unpack_from("<%dQ" % ((len(extra) - 4) // 8), extra, 4))
-                full = next(wide) if full == 0xFFFFFFFF else full
-                stored = next(wide) if stored == 0xFFFFFFFF else stored
-                offset = next(wide) if offset == 0xFFFFFFFF else offset
+                wide = [
+                    value for (value,) in struct.iter_unpack("<Q", extra[4 : 4 + (len(extra) - 4) // 8 * 8])
+                ]
+                if len(wide) < (stored, full, offset).count(0xFFFFFFFF):
+                    raise ValueError("a 64-bit entry of its directory is damaged")
+                full = wide.pop(0) if full == 0xFFFFFFFF else full
+                stored = wide.pop(0) if stored == 0xFFFFFFFF else stored
+                offset = wide.pop(0) if offset == 0xFFFFFFFF else offset
+            if offset + LOCAL_HEADER.size + stored > start:
+                raise ValueError("its member %s reaches into the directory" % clean_text(name[:80]))
             yield name, entry[4], stored, full, offset
 
 

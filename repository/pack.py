@@ -11,7 +11,7 @@ import hashlib
 import re
 import struct
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from grange.repository.deflate import deflated
@@ -21,6 +21,14 @@ from grange.repository.key import Key
 from grange.repository.ranges import ReadRanges, read_merged
 
 TARGET_BYTES = 32 << 20
+
+# What a pack may say of itself, so that reading its directory has a bound. 32 MiB hold 350,000 members at the
+# most; half a million take 200 MB while they are parsed. Deflate never gains more than 1032 to 1.
+MOST_MEMBERS = 1 << 19
+LARGEST_DIRECTORY_BYTES = 64 << 20
+_LARGEST_RATIO = 1032
+# Headers are read over so much of a pack at a time: where they lie close, all between them is read too.
+_EXTENT_BYTES = 64 << 20
 
 _STORED, _DEFLATE = 0, 8
 _CODECS: dict[int, Codec] = {_STORED: "stored", _DEFLATE: "deflate"}
@@ -65,8 +73,8 @@ class PackWriter:
 
     @property
     def full(self) -> bool:
-        """Whether the pack has reached its target size."""
-        return len(self._content) + len(self._directory) >= self._target_bytes
+        """Whether the pack has reached its target size, or has as many members as a pack may have."""
+        return len(self._content) + len(self._directory) >= self._target_bytes or self._count >= MOST_MEMBERS
 
     def add(self, key: Key, content: bytes) -> BlobLocation:
         """Put a blob in: deflated where that pays, else as it is. Each key once."""
@@ -131,9 +139,12 @@ class _Member(NamedTuple):
 class PackReader:
     """What lies where in a pack, by its central directory and the local headers.
 
-    Reads the end, the directory and the local headers, each for the whole pack in one call of read; every
-    header is compared with its directory entry. Contents are not read: whoever reads them checks them against
-    their key.
+    Reads the end, the directory and the local headers, each in one call of read (of the headers one for each
+    64 MiB of the pack); every header is compared with its directory entry. Contents are not read: whoever
+    reads them checks them against their key.
+
+    What a pack says is bounded before anything is done with it: how many members, how large a directory, how
+    much of a content can be in so few bytes; no two members share bytes or a name.
 
     Errors: PackMalformed (permanent); what read raises.
     """
@@ -188,6 +199,13 @@ class PackReader:
             raise self._malformed("it is a part of a ZIP file of several parts")
         if start + size != before + at:
             raise self._malformed(f"its directory should end at byte {start + size}, not {before + at}")
+        if count > MOST_MEMBERS or size > LARGEST_DIRECTORY_BYTES:
+            raise self._malformed(
+                f"its directory has {count} entries in {size} bytes: more than {MOST_MEMBERS} entries or "
+                f"{LARGEST_DIRECTORY_BYTES} bytes are not read"
+            )
+        if count * _CENTRAL.size > size:
+            raise self._malformed(f"its directory has {size} bytes, too few for {count} entries")
         return start, self._bytes(start, size), count
 
     @staticmethod
@@ -228,6 +246,8 @@ class PackReader:
             at = extra_at + n_extra + n_comment
         if at != len(directory):
             raise self._malformed(f"its directory has {len(directory)} bytes, its {count} entries {at}")
+        if len({member.name for member in members}) < count:
+            raise self._malformed("two of its members have one name")
         return members
 
     def _far(self, extra: bytes, size: int, stored_size: int, header: int) -> tuple[int, int, int]:
@@ -255,14 +275,44 @@ class PackReader:
             )
         if member.method == _STORED and member.stored_size != member.size:
             raise self._malformed(f"member {_shown(member)} is stored, but has two sizes")
+        if member.size > _LARGEST_RATIO * member.stored_size:
+            raise self._malformed(
+                f"member {_shown(member)} says that {member.size} bytes are in {member.stored_size}: "
+                "no deflate does that"
+            )
 
     def _content_offsets(self, merge_gap_bytes: int, start: int) -> list[int]:
         """The offset of the first byte of each content: only the local header knows how long it is."""
-        wanted = [(member.header, _LOCAL.size + len(member.name)) for member in self._members]
+        members = self._members
+        order = sorted(range(len(members)), key=lambda i: members[i].header)
+        offsets = [0] * len(members)
+        end = 0
+        for lot in self._lots(order):
+            part = [members[i] for i in lot]
+            for i, member, offset in zip(
+                lot, part, self._offsets_of(part, merge_gap_bytes, start), strict=True
+            ):
+                if member.header < end:
+                    raise self._malformed(f"member {_shown(member)} lies within another one")
+                offsets[i] = offset
+                end = offset + member.stored_size
+        return offsets
+
+    def _lots(self, order: list[int]) -> Iterator[list[int]]:
+        """Members in the order of the pack, cut so that those of a lot lie within so much of it."""
+        lot: list[int] = []
+        for i in order:
+            if lot and self._members[i].header - self._members[lot[0]].header > _EXTENT_BYTES:
+                yield lot
+                lot = []
+            lot.append(i)
+        if lot:
+            yield lot
+
+    def _offsets_of(self, members: Sequence[_Member], merge_gap_bytes: int, start: int) -> list[int]:
+        wanted = [(member.header, _LOCAL.size + len(member.name)) for member in members]
         offsets = []
-        for member, header in zip(
-            self._members, read_merged(self._read, wanted, merge_gap_bytes), strict=True
-        ):
+        for member, header in zip(members, read_merged(self._read, wanted, merge_gap_bytes), strict=True):
             if (
                 header[:4] != _LOCAL_MARK
                 or (header[4:28] != member.common and not _agrees(bytes(header), member))
