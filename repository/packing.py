@@ -15,7 +15,7 @@ from grange.repository.store import Store
 from grange.repository.team import Team
 
 # Each is in memory whole while it goes out.
-_PACKS_AT_ONCE = 4
+_LEAST_AT_ONCE, _MOST_AT_ONCE = 2, 4
 
 
 class Packing:
@@ -29,7 +29,8 @@ class Packing:
         self._store = store
         self._target_bytes = target_bytes
         self._writer: PackWriter | None = None
-        self._team = Team(min(store.parallel, _PACKS_AT_ONCE))
+        # At least one beside the thread that packs: a disk, too, takes as long as packing does.
+        self._team = Team(max(_LEAST_AT_ONCE, min(store.parallel, _MOST_AT_ONCE)))
         self._under_way: deque[Future[bool]] = deque()
 
     def __enter__(self) -> Packing:
