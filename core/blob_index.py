@@ -19,38 +19,35 @@ WHERE blob.key = ANY(%s::bytea[])
 
 # Packs by an update, so that a pack which another transaction has just added gives its id too, and one that
 # was given up lives again. Sorted, so that two transactions wait for each other in one direction only.
-_ADD = """
-WITH new AS (
-    SELECT * FROM unnest(%s::bytea[], %s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::blob_codec[])
-        AS new (key, name, "offset", stored_size, size, codec)
-), named AS (
-    INSERT INTO pack (name) SELECT DISTINCT name FROM new ORDER BY name
+_NEW = """
+WITH named AS (
+    INSERT INTO pack (name) SELECT unnest(%s::text[])
     ON CONFLICT (name) DO UPDATE SET dead_since = NULL
     RETURNING id, name
+), new AS (
+    SELECT new.*, named.id AS pack_id
+    FROM unnest(%s::bytea[], %s::int[], %s::bigint[], %s::bigint[], %s::bigint[], %s::blob_codec[])
+        AS new (key, number, "offset", stored_size, size, codec)
+    JOIN unnest(%s::text[]) WITH ORDINALITY AS known (name, number) USING (number)
+    JOIN named USING (name)
 )
+"""
+
+_ADD = f"""{_NEW}
 INSERT INTO blob (key, pack_id, "offset", stored_size, size, codec)
-SELECT new.key, named.id, new."offset", new.stored_size, new.size, new.codec
-FROM new JOIN named USING (name) ORDER BY new.key
+SELECT key, pack_id, "offset", stored_size, size, codec FROM new ORDER BY key
 ON CONFLICT (key) DO NOTHING
 """
 
 # Keys that are known lie elsewhere from now on; only those that lie in certain packs, if any are named.
-_MOVE = """
-WITH new AS (
-    SELECT * FROM unnest(%s::bytea[], %s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::blob_codec[])
-        AS new (key, name, "offset", stored_size, size, codec)
-), named AS (
-    INSERT INTO pack (name) SELECT DISTINCT name FROM new ORDER BY name
-    ON CONFLICT (name) DO UPDATE SET dead_since = NULL
-    RETURNING id, name
-), meant AS (
+_MOVE = f"""{_NEW}, meant AS (
     SELECT blob.key FROM blob JOIN new USING (key)
     WHERE %s::text[] IS NULL OR blob.pack_id IN (SELECT id FROM pack WHERE name = ANY (%s::text[]))
     ORDER BY blob.key FOR UPDATE OF blob
 )
-UPDATE blob SET pack_id = named.id, "offset" = new."offset", stored_size = new.stored_size, size = new.size,
+UPDATE blob SET pack_id = new.pack_id, "offset" = new."offset", stored_size = new.stored_size, size = new.size,
                 codec = new.codec
-FROM meant JOIN new USING (key) JOIN named USING (name) WHERE blob.key = meant.key
+FROM meant JOIN new USING (key) WHERE blob.key = meant.key
 """
 
 # Rows of packs before their blobs: whose they are.
@@ -116,15 +113,19 @@ class PostgresIndex:
 
 
 def _columns(rows: Mapping[Key, BlobLocation]) -> tuple[object, ...]:
-    """Keys and locations as the arrays that _ADD and _MOVE take."""
+    """Keys and locations as the arrays that _ADD and _MOVE take: the names of packs once, then by number."""
     locations = rows.values()
+    names = sorted({location.object_name for location in locations})
+    numbers = {name: number for number, name in enumerate(names, 1)}
     return (
+        names,
         _bytea_array(rows),
-        [location.object_name for location in locations],
+        _array(numbers[location.object_name] for location in locations),
         _array(location.offset for location in locations),
         _array(location.stored_size for location in locations),
         _array(location.size for location in locations),
         _array(location.codec for location in locations),
+        names,
     )
 
 

@@ -11,6 +11,7 @@ import pytest
 from grange.core import database
 from grange.core.errors import LinkInvalid, NameExists, NodeImmutable
 from grange.core.profile import Profile
+from grange.repository import BlobLocation, key_of
 
 LINKS = ("source_id", "target_id", "type", "label")
 
@@ -356,3 +357,43 @@ def test_a_process_has_a_node_of_its_kind_and_goes_with_it(profile: Profile, nod
         cursor.execute("DELETE FROM node WHERE id = %s", (nodes["c1"],))
         cursor.execute("SELECT node_id FROM process")
         assert cursor.fetchall() == [(nodes["w1"],)]
+
+
+def test_a_pack_with_blobs_is_not_deleted(profile: Profile) -> None:
+    place = BlobLocation("packs/aa/a.zip", 0, 1, "stored", 1)
+    with profile.transaction() as cursor:
+        profile.index(cursor).add({key_of(b"a"): place})
+    with pytest.raises(psycopg2.IntegrityError, match="still has blobs"), profile.transaction() as cursor:
+        cursor.execute("DELETE FROM pack")
+    with profile.transaction() as cursor:
+        cursor.execute("DELETE FROM blob")
+        cursor.execute("DELETE FROM pack")
+        assert cursor.rowcount == 1
+
+
+def test_a_pack_that_gets_a_blob_meanwhile_is_not_deleted(profile: Profile) -> None:
+    place = BlobLocation("packs/aa/a.zip", 0, 1, "stored", 1)
+    with profile.transaction() as cursor:
+        profile.index(cursor).add({key_of(b"a"): place})
+        cursor.execute("DELETE FROM blob")
+    refused: list[BaseException] = []
+    other = profile.connect()
+
+    def delete() -> None:
+        try:
+            with database.transaction(other) as cursor:
+                cursor.execute("DELETE FROM pack")
+        except psycopg2.IntegrityError as error:
+            refused.append(error)
+
+    deleter = threading.Thread(target=delete)
+    with profile.transaction() as cursor:
+        profile.index(cursor).add({key_of(b"b"): place})
+        deleter.start()
+        time.sleep(0.3)
+        assert deleter.is_alive(), "it should wait for who adds a blob"
+    deleter.join(10)
+    other.close()
+    assert len(refused) == 1
+    with profile.transaction() as cursor:
+        assert profile.index(cursor).find([key_of(b"b")]) == {key_of(b"b"): place}
