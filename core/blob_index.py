@@ -33,20 +33,21 @@ WITH named AS (
 )
 """
 
-_ADD = f"""{_NEW}
+_ADD = """
 INSERT INTO blob (key, pack_id, "offset", stored_size, size, codec)
 SELECT key, pack_id, "offset", stored_size, size, codec FROM new ORDER BY key
 ON CONFLICT (key) DO NOTHING
 """
 
 # Keys that are known lie elsewhere from now on; only those that lie in certain packs, if any are named.
-_MOVE = f"""{_NEW}, meant AS (
+_MOVE = """
+, meant AS (
     SELECT blob.key FROM blob JOIN new USING (key)
     WHERE %s::text[] IS NULL OR blob.pack_id IN (SELECT id FROM pack WHERE name = ANY (%s::text[]))
     ORDER BY blob.key FOR UPDATE OF blob
 )
-UPDATE blob SET pack_id = new.pack_id, "offset" = new."offset", stored_size = new.stored_size, size = new.size,
-                codec = new.codec
+UPDATE blob SET pack_id = new.pack_id, "offset" = new."offset", stored_size = new.stored_size,
+                size = new.size, codec = new.codec
 FROM meant JOIN new USING (key) WHERE blob.key = meant.key
 """
 
@@ -86,7 +87,7 @@ class PostgresIndex:
         """Record locations; a key that is known already keeps the location that it has."""
         if rows:
             with translated():
-                self._cursor.execute(_ADD, _columns(rows))
+                self._cursor.execute(_NEW + _ADD, _columns(rows))
 
     def move(self, rows: Mapping[Key, BlobLocation], only_from: Collection[str] | None = None) -> int:
         """Let keys that are known lie elsewhere from now on; says how many did change.
@@ -97,7 +98,7 @@ class PostgresIndex:
             return 0
         packs = None if only_from is None else list(only_from)
         with translated():
-            self._cursor.execute(_MOVE, (*_columns(rows), packs, packs))
+            self._cursor.execute(_NEW + _MOVE, (*_columns(rows), packs, packs))
             return int(self._cursor.rowcount)
 
     def promise(self, names: Collection[str], campaign_id: int) -> None:
