@@ -1,6 +1,7 @@
 """What can go wrong with bytes and keys.
 
 RepositoryError
+├── KeyInvalid           not 64 hexadecimal digits (fix the input)
 ├── BlobMissing          no index row, or the store has not the bytes (permanent)
 ├── BlobCorrupt          the bytes do not hash to their key (permanent)
 ├── ContentChanged       a file was written to while it was stored (retry when it is at rest)
@@ -20,6 +21,17 @@ from collections.abc import Sequence
 
 class RepositoryError(Exception):
     """Something is wrong with stored bytes."""
+
+
+class KeyInvalid(RepositoryError):
+    """Not the key of a blob."""
+
+    def __init__(self, key: object) -> None:
+        self.key = key
+        shown = repr(key)
+        super().__init__(
+            f"no key of a blob: expected 64 digits of 0-9a-f, got {shown if len(shown) < 80 else shown[:77] + '...'}"
+        )
 
 
 class BlobMissing(RepositoryError):
@@ -92,4 +104,11 @@ class StoreFull(StoreError):
 
 
 class StoreUnavailable(StoreError):
-    """The store did not answer; the same call may succeed later."""
+    """The store did not answer; the same call may succeed later.
+
+    tries: how often it was asked.
+    """
+
+    def __init__(self, message: str, tries: int = 1) -> None:
+        self.tries = tries
+        super().__init__(message)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 CHUNK_BYTES = 1 << 20
 
@@ -15,6 +15,19 @@ class Readable(Protocol):
     """An open binary file, as far as storing it goes."""
 
     def read(self, size: int, /) -> bytes: ...
+
+
+class Seekable(Readable, Protocol):
+    """An open binary file that can be read from its beginning again."""
+
+    def seek(self, offset: int, /) -> int: ...
+
+
+@runtime_checkable
+class Rewindable(Protocol):
+    """A source that can be read once more from where it began."""
+
+    def rewind(self) -> None: ...
 
 
 Source = Content | Readable | Path

@@ -6,7 +6,7 @@ import hashlib
 
 from grange.repository.errors import ContentChanged
 from grange.repository.key import Key
-from grange.repository.source import Readable
+from grange.repository.source import Seekable
 
 
 class UnchangedFile:
@@ -17,7 +17,7 @@ class UnchangedFile:
     Errors: ContentChanged, instead of the end.
     """
 
-    def __init__(self, file: Readable, key: Key, path: str) -> None:
+    def __init__(self, file: Seekable, key: Key, path: str) -> None:
         self.size = 0
         self._file = file
         self._key = key
@@ -31,3 +31,9 @@ class UnchangedFile:
         if not chunk and self._digest.hexdigest() != self._key:
             raise ContentChanged(self._path)
         return chunk
+
+    def rewind(self) -> None:
+        """Begin again: who was putting it has to do so once more."""
+        self._file.seek(0)
+        self._digest = hashlib.sha256()
+        self.size = 0

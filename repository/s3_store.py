@@ -1,0 +1,355 @@
+"""A bucket of an S3-compatible server as a store."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from grange.repository.errors import ObjectMissing, ObjectNameInvalid, StoreError
+from grange.repository.object_name import check_name, check_prefix
+from grange.repository.ranges import merge
+from grange.repository.retries import Retries
+from grange.repository.s3_error import failure_of
+from grange.repository.s3_multipart import COPIED_AT_ONCE_BYTES, Multipart, parts_of
+from grange.repository.s3_session import S3Session
+from grange.repository.s3_settings import S3Settings
+from grange.repository.scratch import scratch_file, sweep
+from grange.repository.source import CHUNK_BYTES, Content, Readable, Source
+from grange.repository.store import Contents, ObjectInfo, Range
+
+if TYPE_CHECKING:
+    from obstore import GetResult
+
+#: What is longer goes in parts: one PUT is in memory whole, and begins again whole.
+SINGLE_PUT_BYTES = 40 << 20
+# A name that begins with a dot is not one of an object: never listed, never read.
+_PROBE = ".grange-probe"
+_LISTED_AT_ONCE = 1000
+_LONGEST_SIGNED_S = 7 * 24 * 3600
+_LEFTOVER_AGE_S = 3600.0
+_UNBOUNDED = 1 << 62
+
+Urls = list[str]
+
+
+class S3Store:
+    """A bucket, or what begins with a prefix in it.
+
+    Objects of up to 40 MiB go by one PUT that the server refuses if the name is taken (If-None-Match). Longer
+    ones go in parts, a few of them in memory at a time, each repeated alone as `retries` says; then of many
+    who put the same name at once more than one may be told True where the server does not look at the end of
+    a multipart upload (Ceph). A server that knows no If-None-Match at all is found out before the first put;
+    there a HEAD goes first. Both are harmless: a name is random or says what the content is.
+
+    Every request that carries bytes carries their SHA-256 (SigV4), which the server checks.
+
+    Nothing is asked of the server before the first call. Many threads may share a store. After a fork it
+    refuses to work where the parent has used it.
+
+    Errors, beside those of Store: StoreError with what to mend for credentials, clocks, buckets, regions,
+    certificates, host names; at once, for asking again is of no use.
+    """
+
+    # One request costs Ceph on this machine 1 ms, in which it gives 500 KiB more; far servers more of both.
+    merge_gap_bytes = 512 << 10
+    parallel = 16
+
+    def __init__(
+        self, settings: S3Settings, retries: Retries | None = None, scratch_folder: Path | None = None
+    ) -> None:
+        self.settings = settings
+        self.retries = Retries() if retries is None else retries
+        self._session = S3Session(settings)
+        self._scratch_folder = scratch_folder
+        self._lock = threading.Lock()
+        self._refuses_second: bool | None = None
+        self._bucket_seen = False
+        self._swept = False
+
+    def __repr__(self) -> str:
+        return f"S3Store({self.settings})"
+
+    def put_if_absent(self, name: str, source: Source) -> bool:
+        check_name(name)
+        if isinstance(source, Path):
+            with source.open("rb", buffering=0) as file:
+                return self._put_file(name, file, os.fstat(file.fileno()).st_size)
+        if isinstance(source, bytes | bytearray | memoryview):
+            view = memoryview(source).cast("B")
+            if len(view) <= SINGLE_PUT_BYTES:
+                return self._put_single(name, view)
+            return self._put_parts(name, view, None)
+        return self._put_file(name, source, 0)
+
+    def _put_file(self, name: str, file: Readable, size: int) -> bool:
+        if size > SINGLE_PUT_BYTES:
+            return self._put_parts(name, b"", file)
+        content = bytearray()
+        while len(content) <= SINGLE_PUT_BYTES and (
+            chunk := file.read(min(CHUNK_BYTES, SINGLE_PUT_BYTES + 1 - len(content)))
+        ):
+            content += chunk
+        if len(content) <= SINGLE_PUT_BYTES:
+            return self._put_single(name, memoryview(content))
+        return self._put_parts(name, content, file)
+
+    def _put_single(self, name: str, content: memoryview) -> bool:
+        if not self._refuses():
+            if self.head(name) is not None and self._rejuvenate(name):
+                return False
+            self._put(name, content, if_absent=False)
+            return True
+        while not self._put(name, content, if_absent=True):
+            if self._rejuvenate(name):
+                return False
+        return True
+
+    def _put_parts(self, name: str, head: Content, rest: Readable | None) -> bool:
+        if self.head(name) is not None and self._rejuvenate(name):
+            return False
+        upload = Multipart(self._session, name, self._key(name), self.retries)
+        if upload.put(parts_of(head, rest), if_absent=self._refuses()):
+            return True
+        self._rejuvenate(name)
+        return False
+
+    def _put(self, name: str, content: memoryview, if_absent: bool) -> bool:
+        """One PUT; False if the name is taken."""
+        with self._session.told("write", name):
+            import obstore
+            from obstore.exceptions import AlreadyExistsError
+
+            try:
+                obstore.put(
+                    self._session.writer,
+                    name,
+                    content,
+                    mode="create" if if_absent else "overwrite",
+                    use_multipart=False,
+                )
+            except AlreadyExistsError:
+                return False
+        return True
+
+    def _refuses(self) -> bool:
+        """Whether the server refuses a second object of a name when it is asked to: tried out once."""
+        if self._refuses_second is None:
+            with self._lock:
+                if self._refuses_second is None:
+                    self._refuses_second = self._probe()
+        return self._refuses_second
+
+    def _probe(self) -> bool:
+        content = memoryview(b"grange was here: does this server refuse a second object of a name?\n")
+        try:
+            return not (
+                self._put(_PROBE, content, if_absent=True) and self._put(_PROBE, content, if_absent=True)
+            )
+        except StoreError as error:
+            if failure_of(error).code not in ("NotImplemented", "InvalidArgument"):
+                raise
+            return False
+
+    def _rejuvenate(self, name: str) -> bool:
+        """Make the age of an object begin anew; False if there is none, after all."""
+        key = self._key(name)
+        place = {"Bucket": self.settings.bucket, "Key": key}
+        size = self.head(name)
+        if size is None:
+            return False
+        try:
+            if size > COPIED_AT_ONCE_BYTES:
+                Multipart(self._session, name, key, self.retries).copy_onto_itself(size)
+                return True
+            with self._session.told("copy", name):
+                # Servers refuse to copy onto itself what would not change; its metadata are set anew.
+                self._session.boto.copy_object(**place, CopySource=place, MetadataDirective="REPLACE")
+        except ObjectMissing:
+            return False
+        return True
+
+    def adopt(self, name: str, path: Path) -> bool:
+        return self.put_if_absent(name, path)
+
+    def scratch(self, chunks: Iterable[Content]) -> AbstractContextManager[Path]:
+        folder = self._scratch_folder or _scratch_folder()
+        if not self._swept:
+            self._swept = True
+            sweep(folder, _LEFTOVER_AGE_S)
+        return scratch_file(folder, chunks)
+
+    def get_ranges(self, name: str, ranges: Sequence[Range]) -> Contents:
+        check_name(name)
+        if not ranges:
+            return []
+        wanted = sorted({(offset, length) for offset, length in ranges if length > 0})
+        if not wanted:
+            if self.head(name) is None:
+                raise ObjectMissing(name, str(self.settings))
+            return [b""] * len(ranges)
+        # Those that touch are one: the library would cut them apart, and fall over what is not there.
+        merged = merge(wanted, 0, _UNBOUNDED)
+        pieces = dict(zip(wanted, _cut(wanted, merged, self._get_apart(name, merged)), strict=True))
+        return [pieces.get(wanted_range, b"") for wanted_range in ranges]
+
+    def _get_apart(self, name: str, ranges: list[Range]) -> Contents:
+        """Ranges that do not touch."""
+        import obstore
+
+        if len(ranges) > 1:
+            try:
+                with self._session.told("read", name):
+                    parts = obstore.get_ranges(
+                        self._session.reader,
+                        name,
+                        starts=[offset for offset, _ in ranges],
+                        lengths=[length for _, length in ranges],
+                        coalesce=0,
+                    )
+                    return [bytes(part) for part in parts]
+            except StoreError as error:
+                if not _begins_past_end(error):
+                    raise
+        return [self._get_range(name, offset, length) for offset, length in ranges]
+
+    def _get_range(self, name: str, offset: int, length: int) -> bytes:
+        import obstore
+
+        try:
+            with self._session.told("read", name):
+                return bytes(obstore.get_range(self._session.reader, name, start=offset, length=length))
+        except StoreError as error:
+            if _begins_past_end(error):
+                return b""
+            raise
+
+    def read(self, name: str) -> Iterator[bytes]:
+        return self._read(check_name(name))
+
+    def _read(self, name: str) -> Iterator[bytes]:
+        import obstore
+
+        with self._session.told("read", name):
+            answer: GetResult = obstore.get(self._session.reader, name)
+            pieces = iter(answer.stream(min_chunk_size=CHUNK_BYTES))
+        while True:
+            with self._session.told("read", name):
+                piece = bytes(next(pieces, b""))
+            if not piece:
+                return
+            for offset in range(0, len(piece), CHUNK_BYTES):
+                yield piece[offset : offset + CHUNK_BYTES]
+
+    def head(self, name: str) -> int | None:
+        check_name(name)
+        import obstore
+
+        try:
+            with self._session.told("look up", name):
+                size: int = obstore.head(self._session.reader, name)["size"]
+        except ObjectMissing:
+            self._see_bucket(name)
+            return None
+        except StoreError as error:
+            if failure_of(error).status == 403:
+                self._get_range(name, 0, 1)  # it says why
+            raise
+        self._bucket_seen = True
+        return size
+
+    def _see_bucket(self, name: str) -> None:
+        """A HEAD has no body, so it does not say whether there is a bucket at all."""
+        if not self._bucket_seen:
+            with suppress(ObjectMissing):
+                self._get_range(name, 0, 1)
+            self._bucket_seen = True
+
+    def delete(self, names: Iterable[str]) -> None:
+        all_names = [check_name(name) for name in names]
+        if all_names:
+            with self._session.told("delete", all_names[0]):
+                import obstore
+
+                obstore.delete(self._session.writer, all_names)
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        return self._list(check_prefix(prefix), None)
+
+    def list_after(self, prefix: str, name: str) -> Iterator[ObjectInfo]:
+        """As list(prefix), but only the objects whose names come after one; in the order of the names."""
+        return self._list(check_prefix(prefix), check_name(name))
+
+    def _list(self, prefix: str, after: str | None) -> Iterator[ObjectInfo]:
+        import obstore
+
+        # The library lists folders.
+        folder = prefix[: prefix.rfind("/") + 1]
+        with self._session.told("list"):
+            chunks = iter(
+                obstore.list(self._session.reader, folder or None, offset=after, chunk_size=_LISTED_AT_ONCE)
+            )
+        while True:
+            with self._session.told("list"):
+                chunk = next(chunks, None)
+            if chunk is None:
+                return
+            for found in chunk:
+                name = found["path"]
+                if name.startswith(prefix) and _is_name(name):
+                    yield ObjectInfo(name, found["size"], found["last_modified"].timestamp())
+
+    def sign_get(self, names: Sequence[str], expires_s: float) -> Urls:
+        return self._sign("GET", names, expires_s)
+
+    def sign_put(self, names: Sequence[str], expires_s: float) -> Urls:
+        return self._sign("PUT", names, expires_s)
+
+    def _sign(self, method: str, names: Sequence[str], expires_s: float) -> Urls:
+        paths = [check_name(name) for name in names]
+        if not 1 <= expires_s <= _LONGEST_SIGNED_S:
+            raise StoreError(f"a signed URL is good for 1 second to 7 days, not for {expires_s:g} s")
+        if not paths:
+            return []
+        with self._session.told("look up"):
+            import obstore
+
+            signer = self._session.reader
+            return Urls(obstore.sign(signer, method, paths, timedelta(seconds=int(expires_s))))  # type: ignore[call-overload]
+
+    def _key(self, name: str) -> str:
+        return f"{self.settings.prefix}/{name}" if self.settings.prefix else name
+
+
+def _cut(wanted: Sequence[Range], merged: Sequence[Range], pieces: Contents) -> Iterator[bytes]:
+    at = 0
+    for offset, length in wanted:
+        while offset >= merged[at][0] + merged[at][1]:
+            at += 1
+        start = offset - merged[at][0]
+        whole = start == 0 and length == merged[at][1]
+        yield pieces[at] if whole else pieces[at][start : start + length]
+
+
+def _begins_past_end(error: StoreError) -> bool:
+    return failure_of(error).status == 416
+
+
+def _is_name(name: str) -> bool:
+    try:
+        check_name(name)
+    except ObjectNameInvalid:
+        return False
+    return True
+
+
+def _scratch_folder() -> Path:
+    """Where large files may lie: /tmp is often memory."""
+    if os.environ.get("TMPDIR") or not os.access("/var/tmp", os.W_OK | os.X_OK):  # noqa: S108
+        return Path(tempfile.gettempdir())
+    return Path("/var/tmp")  # noqa: S108
