@@ -95,10 +95,7 @@ class Intake:
         with self._profile.transaction() as cursor:
             index = self._profile.index(cursor)
             index.hold()
-            locations: dict[Key, BlobLocation] = {}
-            for pack in packs:
-                if pack.blobs:
-                    locations.update(self._profile.repository.adopt(pack.path))
+            locations = self._profile.repository.adopt(*(pack.path for pack in packs if pack.blobs))
             index.promise({place.object_name for place in locations.values()}, self._campaign_id)
             index.add(locations)
             return self._record(cursor, results, opened, locations, refusal)
