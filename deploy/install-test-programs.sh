@@ -1,7 +1,8 @@
 #!/bin/sh
 # The programs that the tests and examples run for real: xtb, Graphviz, Charliecloud, Open MPI, Environment Modules, and
-# Slurm, munge and OpenSSH for the test cluster (deploy/test-cluster); from Debian's or Ubuntu's packages. None of their
-# services is left running or set to start with the machine: the test cluster starts its own.
+# Slurm, munge and OpenSSH for the test cluster (deploy/test-cluster), Ceph's S3 gateway for the test object store
+# (deploy/test-object-store) and a false clock for its clients; from Debian's or Ubuntu's packages. None of their
+# services is left running or set to start with the machine: the tests start their own.
 set -eu
 missing=
 # Ordinary users have no sbin on their PATH.
@@ -19,6 +20,10 @@ for program in slurmctld slurmd sbatch; do lacks $program slurm-wlm; done
 lacks munged munge
 lacks sshd openssh-server
 lacks ssh openssh-client
+for program in radosgw ceph-mon ceph-osd openssl; do lacks $program $program; done
+# It comes with all of them.
+lacks radosgw-admin ceph-common
+lacks faketime faketime
 [ -n "$missing" ] || exit 0
 # Root, or a user whose sudo asks for no password (as continuous integration has).
 if [ "$(id -u)" = 0 ]; then sudo=
@@ -44,7 +49,8 @@ if [ "$sudo" != none ] && command -v apt-get >/dev/null; then
     fi
     # And with systemd they would start with the machine: those that come now must not.
     new=
-    for unit in ssh.service ssh.socket munge.service slurmctld.service slurmd.service; do
+    for unit in ssh.service ssh.socket munge.service slurmctld.service slurmd.service \
+        ceph.target ceph-mon.target ceph-osd.target ceph-radosgw.target ceph-crash.service; do
         [ -e "/lib/systemd/system/$unit" ] || new="$new $unit"
     done
     # shellcheck disable=SC2086

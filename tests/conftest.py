@@ -1,4 +1,4 @@
-"""Fixtures for everyone: a session's PostgreSQL and cluster, a fresh database and home for each test."""
+"""Fixtures for everyone: a session's PostgreSQL, cluster, object store; a database and home for each test."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+import object_store as object_stores
 import pytest
 from cluster import Cluster, start_for_tests
 
@@ -130,3 +131,22 @@ def cluster() -> Iterator[Cluster]:
     running = start_for_tests()
     yield running
     running.stop()
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[object_stores.ObjectStore]:
+    """A real S3 server, for all tests of the session and all workers of pytest-xdist."""
+    with object_stores.shared(os.environ.get("PYTEST_XDIST_TESTRUNUID", "")) as running:
+        yield running
+
+
+@pytest.fixture
+def new_bucket(object_store: object_stores.ObjectStore) -> Callable[[], str]:
+    """Makes buckets that nobody else has: new_bucket() → its name."""
+    return object_store.new_bucket
+
+
+@pytest.fixture
+def bucket(new_bucket: Callable[[], str]) -> str:
+    """A bucket of this test's own."""
+    return new_bucket()
