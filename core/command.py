@@ -9,6 +9,7 @@ from typing import TypeGuard
 from grange.core.data.code import Code
 from grange.core.data.code_value import PLAIN, CodeValue, Launch
 from grange.core.errors import InputInvalid
+from grange.core.files import check_names
 from grange.core.json_value import checked_text
 
 #: Where a job's process node keeps what is not of the job's making.
@@ -171,6 +172,7 @@ def _check_files(files: Mapping[str, str | bytes], where: str) -> None:
             above = above.rpartition("/")[0]
             if above in files:
                 raise InputInvalid(where, path, f"another path: {above!r} is a file")
+    check_names(tuple(files), where)
 
 
 def checked_unicode(content: str, where: str) -> str:

@@ -8,8 +8,9 @@ from types import MappingProxyType
 from typing import Any
 
 from grange.core.errors import InputInvalid
+from grange.core.file_names import clash
 from grange.core.json_value import checked_text
-from grange.repository.key import Key
+from grange.repository.key import Key, is_key
 
 #: What a node's file is before storing: its content, where it lies, or the key of what the repository has.
 Content = bytes | Path | Key
@@ -27,6 +28,35 @@ def checked_path(path: str, where: str = "files") -> str:
     if any(part in ("", ".", "..") for part in path.split("/")):
         raise InputInvalid(where, path, 'a relative path without empty, "." or ".." parts')
     return checked_text(path, where)
+
+
+def check_files(files: Mapping[str, Content], where: str) -> None:
+    """See that files can lie in one folder on every machine, and that what should be a key is one.
+
+    Errors: InputInvalid, which names both of two paths that cannot be together.
+    """
+    if len(files) > 1:
+        check_names(tuple(files), where)
+    for path, content in files.items():
+        if not isinstance(content, bytes | Path) and not is_key(content):
+            raise InputInvalid(
+                f"{where}: {path}", content, "bytes, a path, or a key of 64 hexadecimal digits"
+            )
+
+
+def check_names(paths: tuple[str, ...], where: str) -> None:
+    """See that paths can lie in one folder on every machine.
+
+    Errors: InputInvalid, which names both of two that cannot.
+    """
+    found = clash(paths)
+    if found is not None:
+        one, other = found
+        raise InputInvalid(
+            where,
+            other,
+            f"names that differ in more than case, and none both of a file and of a folder: {one!r} is there",
+        )
 
 
 def readable(path: Path, where: str) -> Path:

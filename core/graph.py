@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from grange.core.database import copy_rows, reserve_ids, translated, uuid7s
 from grange.core.errors import InputInvalid, LinkInvalid, NotFound
+from grange.core.files import check_files
 from grange.core.json_value import encoded, for_database
 from grange.core.link import ACYCLIC, End, Link, check
 from grange.core.node import Data, Node, Reader
@@ -115,6 +116,8 @@ def store(
     for node in new:
         if node.label or node._extras or node.description:
             check_texts(node)
+        if node._files:
+            check_files(node._files, "files" if not node.label else f"files of {node.label}")
     if not new and not links:
         return
     if any(node._files for node in new):

@@ -12,6 +12,7 @@ import psycopg2.errors
 
 from grange.core import process as rows
 from grange.core.data.folder import Folder
+from grange.core.delivered import believed, without_contents
 from grange.core.errors import GrangeError, InputInvalid, LinkInvalid
 from grange.core.exit_status import OUTPUT_INVALID, OUTPUT_NOT_RETRIEVED
 from grange.core.graph import store
@@ -23,7 +24,7 @@ from grange.core.profile import Profile
 from grange.core.recipe import Conclusion, Recipe, failed
 from grange.core.transition import ProcessStatus, State, step
 from grange.farm.result import ResultPack, TaskResult
-from grange.repository import BlobCorrupt, BlobLocation, BlobMissing, Index, Key, key_of
+from grange.repository import BlobCorrupt, BlobLocation, BlobMissing, Index, Key, PackMalformed, key_of
 
 #: What storing raises when the data are to blame: what parse() gave, or a value that PostgreSQL refuses.
 _OF_DATA = (InputInvalid, LinkInvalid, psycopg2.DataError, psycopg2.errors.ProgramLimitExceeded)
@@ -66,11 +67,21 @@ class Intake:
         Returns, for each process that this ended, whether it went well. Taking a pack in twice is
         harmless: the store has it already, and compare-and-set leaves ended processes alone.
         """
+        while True:
+            try:
+                return self._record_packs(packs, opened)
+            except PackMalformed as problem:
+                refused = [pack for pack in packs if pack.blobs and str(pack.path) == problem.name]
+                if not refused:
+                    raise
+                packs = [without_contents(pack, problem) if pack in refused else pack for pack in packs]
+
+    def _record_packs(self, packs: Sequence[ResultPack], opened: Mapping[str, Opened]) -> dict[str, bool]:
         results: dict[str, TaskResult] = {}
         for pack in packs:
             for result in pack.results:
                 if result.id in opened and opened[result.id].attempt == result.attempt:
-                    results.setdefault(result.id, result)
+                    results.setdefault(result.id, believed(result))
         try:
             return self._in_one(packs, list(results.values()), opened)
         except _OF_DATA:

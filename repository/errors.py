@@ -29,9 +29,8 @@ class KeyInvalid(RepositoryError):
     def __init__(self, key: object) -> None:
         self.key = key
         shown = repr(key)
-        super().__init__(
-            f"no key of a blob: expected 64 digits of 0-9a-f, got {shown if len(shown) < 80 else shown[:77] + '...'}"
-        )
+        shown = shown if len(shown) < 80 else f"{shown[:77]}..."
+        super().__init__(f"no key of a blob: expected 64 digits of 0-9a-f, got {shown}")
 
 
 class BlobMissing(RepositoryError):

@@ -14,7 +14,7 @@ from pathlib import Path
 from grange.repository.deflate import inflated, inflated_pieces
 from grange.repository.errors import BlobCorrupt, BlobMissing, ObjectMissing, PackMalformed
 from grange.repository.index import BlobLocation, Index
-from grange.repository.key import Key, key_of
+from grange.repository.key import Key, check_keys, key_of
 from grange.repository.object_name import BLOBS, PACKS, blob_name, key_of_blob, pack_name
 from grange.repository.pack import TARGET_BYTES, PackReader
 from grange.repository.packing import Packing
@@ -109,17 +109,24 @@ class Repository:
             self.store.adopt(name, path)
         return key, {key: _alone(name, sum(sizes))}
 
-    def adopt(self, path: Path, *, only: Collection[Key] | None = None) -> dict[Key, BlobLocation]:
-        """Take in a pack that lies in a file, as it is, by link where the file system allows; nothing is
+    def adopt(self, *paths: Path, only: Collection[Key] | None = None) -> dict[Key, BlobLocation]:
+        """Take in packs that lie in files, as they are, by link where the file system allows; nothing is
         hashed.
 
-        The name in the store comes from the pack's directory: the same file again is the same object and
-        gives the same rows. A pack without blobs (or without any of only) is not kept. The file must be on
+        The name in the store comes from a pack's directory: the same file again is the same object and
+        gives the same rows. A pack without blobs (or without any of only) is not kept. The files must be on
         the disk (fsync) and must never be written to afterwards.
 
-        Shapes: rows of all blobs in it, or of those of only that are.
+        Shapes: rows of all blobs in them, or of those of only that are; of a blob in several, the last one's.
         Errors: PackMalformed; as put().
         """
+        rows: dict[Key, BlobLocation] = {}
+        with Team(self.store.parallel) as team:
+            for found in team.map(partial(self._adopt, only=only), paths):
+                rows |= found
+        return rows
+
+    def _adopt(self, path: Path, only: Collection[Key] | None) -> dict[Key, BlobLocation]:
         with path.open("rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
             reader = PackReader(str(path), size, partial(_read_file, file.fileno()))
@@ -136,8 +143,10 @@ class Repository:
         verify: whether to hash what was read; None: as the repository was made.
 
         Shapes: n keys in, n contents out, in the same order; a key that comes twice is read once.
-        Errors: BlobMissing with all keys that are missing, BlobCorrupt (permanent); StoreUnavailable (retry).
+        Errors: KeyInvalid; BlobMissing with all keys that are missing, BlobCorrupt (permanent);
+        StoreUnavailable (retry).
         """
+        check_keys(keys)
         found = index.find(dict.fromkeys(keys)) if keys else {}
         with Team(self.store.parallel) as team:
             contents = self._read_found(found, index, team, verify)
@@ -160,6 +169,7 @@ class Repository:
         Shapes: n keys in, n contents out, in the same order.
         Errors: as read(); of a window before anything of it is given, missing keys before anything at all.
         """
+        check_keys(keys)
         found = index.find(dict.fromkeys(keys)) if keys else {}
         _refuse_missing(keys, found)
         return self._windows(keys, found, index, verify, window_bytes)
@@ -215,8 +225,10 @@ class Repository:
         It is hashed on the way: what was given is sure when the last piece has come and nothing was raised.
 
         Units: pieces of at most chunk_bytes bytes, none empty.
-        Errors: BlobMissing; BlobCorrupt, after the last piece (permanent); StoreUnavailable (retry).
+        Errors: KeyInvalid; BlobMissing; BlobCorrupt, after the last piece (permanent); StoreUnavailable
+        (retry).
         """
+        check_keys([key])
         found = index.find([key])
         if key not in found:
             raise BlobMissing([key])

@@ -27,7 +27,7 @@ from grange.core.data.structure import Structure, attributes_of_structure, is_at
 from grange.core.errors import InputInvalid
 from grange.core.json_value import checked, is_numpy_scalar
 from grange.core.node import Data
-from grange.repository.key import Key
+from grange.repository.key import Key, is_key
 
 #: Makes data of a value, or refuses it with InputInvalid for that port.
 Accept = Callable[[Any, str], Data]
@@ -580,12 +580,18 @@ def _typed_float(value: Any, port: str) -> Data:
 def _typed_array(value: Any, port: str) -> Data:
     name = text(value["name"], port)
     return Array.from_attributes(
-        attributes_of_shape(name, list(value["shape"])), {f"{name}.npy": Key(value["key"])}
+        attributes_of_shape(name, list(value["shape"])), {f"{name}.npy": _key(value["key"], port)}
     )
 
 
 def _typed_file(value: Any, port: str) -> Data:
-    return SingleFile.of_key(text(value["name"], port), Key(value["key"]))
+    return SingleFile.of_key(text(value["name"], port), _key(value["key"], port))
+
+
+def _key(value: Any, port: str) -> Key:
+    if not is_key(value):
+        raise InputInvalid(f"{port}: key", value, "64 hexadecimal digits")
+    return Key(value)
 
 
 _OF_TAG: dict[str, Accept] = {
