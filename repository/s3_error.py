@@ -149,7 +149,7 @@ def store_error(
     if failure.cause != "answer":
         return _not_answered(failure, settings, action, name)
     code, status = failure.code, failure.status
-    if code == "NoSuchKey" or (status == 404 and not code and name):
+    if code == "NoSuchKey" or (status == 404 and not code and action == "look up"):
         return ObjectMissing(name, str(settings))
     head = _head(settings, action, name)
     reason = ": ".join(filter(None, [code or f"HTTP status {status}", failure.said]))
@@ -200,6 +200,8 @@ def _not_answered(failure: S3Failure, settings: S3Settings, action: Action, name
     if failure.cause == "timeout":
         return StoreUnavailable(f"{head}: no answer in time")
     if failure.cause == "connection":
+        if settings.endpoint.startswith("http://"):
+            said += "; if it lasts, is it an https:// endpoint?"
         return StoreUnavailable(f"{head}: the connection was lost{said}")
     return StoreError(f"{head}: {failure.said}")
 

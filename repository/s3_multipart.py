@@ -11,7 +11,7 @@ from typing import Any
 from grange.repository.errors import StoreError
 from grange.repository.retries import Retries
 from grange.repository.s3_session import S3Session
-from grange.repository.source import Content, Readable
+from grange.repository.source import Readable
 from grange.repository.team import Team
 
 PART_BYTES = 8 << 20
@@ -124,14 +124,13 @@ class Multipart:
             return getattr(self._session.boto, operation)(**self._where, **arguments)
 
 
-def parts_of(head: Content, rest: Readable | None) -> Iterator[bytearray]:
-    """Cut a source into parts: its first bytes, which are in memory already, and what is left of the file."""
-    view = memoryview(head).cast("B")
+def parts_of(content: memoryview, rest: Readable | None = None) -> Iterator[bytearray]:
+    """Cut a source into parts: what is in memory already, and what is left of the file."""
     number = 0
     while True:
         size = PART_BYTES << (number // _PARTS_OF_A_SIZE)
-        part = bytearray(view[:size])
-        view = view[size:]
+        part = bytearray(content[:size])
+        content = content[size:]
         while rest is not None and len(part) < size and (more := rest.read(size - len(part))):
             part += more
         if not part:

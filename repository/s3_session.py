@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from grange.repository.errors import StoreError
 from grange.repository.s3_error import Action, failure_of_boto, failure_of_obstore, store_error
@@ -19,6 +18,8 @@ from grange.repository.s3_settings import S3Settings
 if TYPE_CHECKING:
     from botocore.credentials import Credentials
     from obstore.store import ClientConfig, S3Credential, S3Store
+
+Made = TypeVar("Made")
 
 CONNECT_TIMEOUT_S = 5.0
 # How long nothing may come from a server that should answer.
@@ -41,6 +42,7 @@ class S3Session:
     def __init__(self, settings: S3Settings) -> None:
         self.settings = settings
         self._lock = threading.RLock()
+        self._made: dict[str, Any] = {}
 
     @contextmanager
     def told(self, action: Action, name: str = "") -> Iterator[None]:
@@ -67,10 +69,19 @@ class S3Session:
                 'along; start processes afresh, for instance by multiprocessing.get_context("spawn")'
             )
 
+    def _once(self, what: str, make: Callable[[], Made]) -> Made:
+        """What was made for this session already, or is made now."""
+        self.check_process()
+        with self._lock:
+            if what not in self._made:
+                self._made[what] = make()
+            made: Made = self._made[what]
+            return made
+
     @property
     def who(self) -> str:
         """Where the credentials came from, for people; "" while that is not known."""
-        credentials = self.__dict__.get("credentials")
+        credentials = self._made.get("credentials")
         if credentials is None:
             return ""
         if self.settings.credentials_file:
@@ -81,121 +92,128 @@ class S3Session:
         }
         return str(places.get(credentials.method, credentials.method))
 
-    @cached_property
+    @property
     def credentials(self) -> Credentials:
         """Who we are.
 
         Errors: StoreError where there are none, or where the chain that looks for them fails.
         """
-        with self._lock:
-            from botocore.exceptions import BotoCoreError
+        return self._once("credentials", self._find_credentials)
 
-            try:
-                found: Credentials | None = self._chain.get_credentials()
-            except BotoCoreError as error:
-                raise StoreError(f"no credentials for {self.settings}: {error}") from error
-            if found is None:
-                raise StoreError(f"no credentials for {self.settings}: {_advice(self.settings)}")
-            return found
+    def _find_credentials(self) -> Credentials:
+        from botocore.exceptions import BotoCoreError, ProfileNotFound
 
-    @cached_property
+        try:
+            found: Credentials | None = self._chain.get_credentials()
+        except ProfileNotFound:
+            found = None
+        except BotoCoreError as error:
+            raise StoreError(f"no credentials for {self.settings}: {error}") from error
+        if found is None:
+            raise StoreError(f"no credentials for {self.settings}: {_advice(self.settings)}")
+        return found
+
+    @property
     def _chain(self) -> Any:
+        return self._once("chain", self._make_chain)
+
+    def _make_chain(self) -> Any:
         import botocore.session
 
-        with self._lock:
-            settings = self.settings
-            # Of a profile that is named the environment is not asked: of a file that is named neither.
-            profile = settings.aws_profile or ("default" if settings.credentials_file else None)
-            chain = botocore.session.Session(profile=profile)
-            if settings.credentials_file:
-                if not Path(settings.credentials_file).is_file():
-                    raise StoreError(
-                        f"no credentials for {settings}: there is no file {settings.credentials_file}"
-                    )
-                chain.set_config_variable("credentials_file", settings.credentials_file)
-            return chain
+        settings = self.settings
+        # Of a profile that is named the environment is not asked: of a file that is named neither.
+        profile = settings.aws_profile or ("default" if settings.credentials_file else None)
+        chain = botocore.session.Session(profile=profile)
+        if settings.credentials_file:
+            if not Path(settings.credentials_file).is_file():
+                raise StoreError(
+                    f"no credentials for {settings}: there is no file {settings.credentials_file}"
+                )
+            chain.set_config_variable("credentials_file", settings.credentials_file)
+        return chain
 
-    @cached_property
+    @property
     def region(self) -> str:
-        with self._lock:
-            return self.settings.region or self._chain.get_config_variable("region") or _DEFAULT_REGION
+        return self.settings.region or self._chain.get_config_variable("region") or _DEFAULT_REGION
 
-    @cached_property
+    @property
     def boto(self) -> Any:
         """A client of boto3 for S3: administration, and what obstore has no means for.
 
         It sends SHA-256 of what it sends, and repeats nothing by itself.
         """
-        self.check_process()
+        return self._once("boto", self._make_boto)
+
+    def _make_boto(self) -> Any:
         import boto3
         from botocore.config import Config
 
-        with self._lock:
-            # Asked first: a client without credentials would fail with each call.
-            _ = self.credentials
-            return boto3.Session(botocore_session=self._chain).client(
-                "s3",
-                endpoint_url=self.settings.endpoint or None,
-                region_name=self.region,
-                verify=self._trusted,
-                config=Config(
-                    connect_timeout=CONNECT_TIMEOUT_S,
-                    read_timeout=ANSWER_TIMEOUT_S,
-                    max_pool_connections=_CONNECTIONS,
-                    retries={"total_max_attempts": 1, "mode": "standard"},
-                    s3={"addressing_style": self.settings.addressing, "payload_signing_enabled": True},
-                    # The additional checksums are not understood by every server (Ceph); the SHA-256 is.
-                    request_checksum_calculation="when_required",
-                    response_checksum_validation="when_required",
-                ),
-            )
-
-    @cached_property
-    def reader(self) -> S3Store:
-        """A client of obstore for what is answered soon."""
-        return self._obstore(
-            {"read_timeout": timedelta(seconds=ANSWER_TIMEOUT_S), "timeout": timedelta(days=7)}
+        # Asked first: a client without credentials would fail with each call.
+        _ = self.credentials
+        return boto3.Session(botocore_session=self._chain).client(
+            "s3",
+            endpoint_url=self.settings.endpoint or None,
+            region_name=self.region,
+            verify=self._once("trusted", self._write_trusted),
+            config=Config(
+                connect_timeout=CONNECT_TIMEOUT_S,
+                read_timeout=ANSWER_TIMEOUT_S,
+                max_pool_connections=_CONNECTIONS,
+                retries={"total_max_attempts": 1, "mode": "standard"},
+                s3={"addressing_style": self.settings.addressing, "payload_signing_enabled": True},
+                # The additional checksums are not understood by every server (Ceph); the SHA-256 is.
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            ),
         )
 
-    @cached_property
+    @property
+    def reader(self) -> S3Store:
+        """A client of obstore for what is answered soon."""
+        timeouts: ClientConfig = {
+            "read_timeout": timedelta(seconds=ANSWER_TIMEOUT_S),
+            "timeout": timedelta(days=7),
+        }
+        return self._once("reader", lambda: self._make_obstore(timeouts))
+
+    @property
     def writer(self) -> S3Store:
         """A client of obstore for what is sent."""
-        return self._obstore({"timeout": timedelta(seconds=PUT_TIMEOUT_S)})
+        timeouts: ClientConfig = {"timeout": timedelta(seconds=PUT_TIMEOUT_S)}
+        return self._once("writer", lambda: self._make_obstore(timeouts))
 
-    def _obstore(self, timeouts: ClientConfig) -> S3Store:
-        self.check_process()
+    def _make_obstore(self, timeouts: ClientConfig) -> S3Store:
         from obstore.store import S3Store
 
         settings = self.settings
-        with self._lock:
-            _ = self.credentials
-            endpoint = settings.endpoint.rstrip("/") or self.boto.meta.endpoint_url
-            if settings.addressing == "virtual":
-                scheme, _, host = endpoint.partition("://")
-                endpoint = f"{scheme}://{settings.bucket}.{host}"
-            options: ClientConfig = {
-                "allow_http": endpoint.startswith("http://"),
-                "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
-                **timeouts,
-            }
-            if more := self._own_authorities():
-                options["root_certificate"] = more
-            # It looks into the environment too: whatever changes how we ask is said here.
-            return S3Store(
-                settings.bucket,
-                prefix=settings.prefix or None,
-                endpoint=endpoint,
-                aws_endpoint_url_s3=endpoint,
-                region=self.region,
-                virtual_hosted_style_request=settings.addressing == "virtual",
-                conditional_put="etag",
-                skip_signature=False,
-                unsigned_payload=False,
-                s3_express=False,
-                client_options=options,
-                retry_config={"max_retries": 0, "retry_timeout": timedelta(seconds=1)},
-                credential_provider=self._frozen,
-            )
+        _ = self.credentials
+        endpoint = settings.endpoint.rstrip("/") or self.boto.meta.endpoint_url
+        if settings.addressing == "virtual":
+            scheme, _, host = endpoint.partition("://")
+            endpoint = f"{scheme}://{settings.bucket}.{host}"
+        options: ClientConfig = {
+            "allow_http": endpoint.startswith("http://"),
+            "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
+            **timeouts,
+        }
+        if more := self._own_authorities():
+            options["root_certificate"] = more
+        # It looks into the environment too: whatever changes how we ask is said here.
+        return S3Store(
+            settings.bucket,
+            prefix=settings.prefix or None,
+            endpoint=endpoint,
+            aws_endpoint_url_s3=endpoint,
+            region=self.region,
+            virtual_hosted_style_request=settings.addressing == "virtual",
+            conditional_put="etag",
+            skip_signature=False,
+            unsigned_payload=False,
+            s3_express=False,
+            client_options=options,
+            retry_config={"max_retries": 0, "retry_timeout": timedelta(seconds=1)},
+            credential_provider=self._frozen,
+        )
 
     def _frozen(self) -> S3Credential:
         """The credentials of now, for obstore."""
@@ -216,8 +234,7 @@ class S3Session:
         files = [self.settings.ca_file, os.environ.get("AWS_CA_BUNDLE", "")]
         return b"\n".join(_certificates(Path(file)) for file in files if file)
 
-    @cached_property
-    def _trusted(self) -> str | bool:
+    def _write_trusted(self) -> str | bool:
         """The file of all certificates that are trusted, as boto3 wants it."""
         roots = ssl.get_default_verify_paths().cafile
         if not self._own_authorities():

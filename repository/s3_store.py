@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 #: What is longer goes in parts: one PUT is in memory whole, and begins again whole.
 SINGLE_PUT_BYTES = 40 << 20
+# So much of a file of unknown length is read to see whether it is short: it is in memory beside the parts.
+_LOOKED_AT_BYTES = 8 << 20
 # A name that begins with a dot is not one of an object: never listed, never read.
 _PROBE = ".grange-probe"
 _LISTED_AT_ONCE = 1000
@@ -79,28 +81,28 @@ class S3Store:
         check_name(name)
         if isinstance(source, Path):
             with source.open("rb", buffering=0) as file:
-                return self._put_file(name, file, os.fstat(file.fileno()).st_size)
+                if os.fstat(file.fileno()).st_size > SINGLE_PUT_BYTES:
+                    return self._put_parts(name, memoryview(b""), file)
+                return self._put_file(name, file, SINGLE_PUT_BYTES)
         if isinstance(source, bytes | bytearray | memoryview):
-            view = memoryview(source).cast("B")
-            if len(view) <= SINGLE_PUT_BYTES:
-                return self._put_single(name, view)
-            return self._put_parts(name, view, None)
-        return self._put_file(name, source, 0)
+            content = memoryview(source).cast("B")
+            if len(content) > SINGLE_PUT_BYTES:
+                return self._put_parts(name, content, None)
+            return self._put_single(name, content)
+        return self._put_file(name, source, _LOOKED_AT_BYTES)
 
-    def _put_file(self, name: str, file: Readable, size: int) -> bool:
-        if size > SINGLE_PUT_BYTES:
-            return self._put_parts(name, b"", file)
+    def _put_file(self, name: str, file: Readable, limit_bytes: int) -> bool:
         content = bytearray()
-        while len(content) <= SINGLE_PUT_BYTES and (
-            chunk := file.read(min(CHUNK_BYTES, SINGLE_PUT_BYTES + 1 - len(content)))
+        while len(content) <= limit_bytes and (
+            chunk := file.read(min(CHUNK_BYTES, limit_bytes + 1 - len(content)))
         ):
             content += chunk
-        if len(content) <= SINGLE_PUT_BYTES:
-            return self._put_single(name, memoryview(content))
-        return self._put_parts(name, content, file)
+        if len(content) > limit_bytes:
+            return self._put_parts(name, memoryview(content), file)
+        return self._put_single(name, memoryview(content))
 
     def _put_single(self, name: str, content: memoryview) -> bool:
-        if not self._refuses():
+        if not self._refuses(name):
             if self.head(name) is not None and self._rejuvenate(name):
                 return False
             self._put(name, content, if_absent=False)
@@ -110,18 +112,18 @@ class S3Store:
                 return False
         return True
 
-    def _put_parts(self, name: str, head: Content, rest: Readable | None) -> bool:
+    def _put_parts(self, name: str, content: memoryview, rest: Readable | None) -> bool:
         if self.head(name) is not None and self._rejuvenate(name):
             return False
         upload = Multipart(self._session, name, self._key(name), self.retries)
-        if upload.put(parts_of(head, rest), if_absent=self._refuses()):
+        if upload.put(parts_of(content, rest), if_absent=self._refuses(name)):
             return True
         self._rejuvenate(name)
         return False
 
-    def _put(self, name: str, content: memoryview, if_absent: bool) -> bool:
+    def _put(self, name: str, content: memoryview, if_absent: bool, told_of: str = "") -> bool:
         """One PUT; False if the name is taken."""
-        with self._session.told("write", name):
+        with self._session.told("write", told_of or name):
             import obstore
             from obstore.exceptions import AlreadyExistsError
 
@@ -137,20 +139,21 @@ class S3Store:
                 return False
         return True
 
-    def _refuses(self) -> bool:
-        """Whether the server refuses a second object of a name when it is asked to: tried out once."""
+    def _refuses(self, name: str) -> bool:
+        """Whether the server refuses a second object of a name when it is asked to: tried out once.
+
+        name: of the object that is put, which an error is about.
+        """
         if self._refuses_second is None:
             with self._lock:
                 if self._refuses_second is None:
-                    self._refuses_second = self._probe()
+                    self._refuses_second = self._probe(name)
         return self._refuses_second
 
-    def _probe(self) -> bool:
+    def _probe(self, name: str) -> bool:
         content = memoryview(b"grange was here: does this server refuse a second object of a name?\n")
         try:
-            return not (
-                self._put(_PROBE, content, if_absent=True) and self._put(_PROBE, content, if_absent=True)
-            )
+            return not all(self._put(_PROBE, content, if_absent=True, told_of=name) for _ in range(2))
         except StoreError as error:
             if failure_of(error).code not in ("NotImplemented", "InvalidArgument"):
                 raise
