@@ -26,6 +26,7 @@ from grange.core.recording import Recorded, ToRun, draft_or_reason, record_calls
 from grange.farm.executor import Executor
 from grange.farm.result import ResultPack
 from grange.farm.task import Batch, Resources, Task
+from grange.repository import StoreUnavailable
 
 #: So many calls may be under way, or four for each slot.
 LARGEST_WINDOW = 20_000
@@ -43,8 +44,8 @@ class Progress:
     """How far a run is.
 
     reused: answered by the record or the cache, without computing. paused: left by earlier runs and set
-    aside, because their code is not what was recorded; not part of the total. note: of the executor, what
-    a person should know.
+    aside, because their code is not what was recorded; not part of the total. note: what a person should
+    know of the executor or the store.
     """
 
     total: int = 0
@@ -95,6 +96,10 @@ class CampaignRun:
         # without a map of our own, what is there to do is what an earlier run has left
         self._calls_each = 0 if maps else 1
         self._slices = self._all_slices()
+        # Where the store does not answer: what is to be recorded next, and what has come and is not taken in.
+        self._next: tuple[int, int, list[Call]] | None = None
+        self._arrived: list[ResultPack] = []
+        self._waits_for_store = ""
         self._mapping = True
         self._exhausted = False
         self._open: dict[str, Opened] = {}
@@ -132,19 +137,32 @@ class CampaignRun:
                 self.progress.total = rows.count_unfinished(cursor, self.campaign_id)
         self.listener(self.progress)
         while not self.stopping:
+            self._waits_for_store = ""
             self._fill()
             self._kill()
-            if not self._open:
-                if self._exhausted:
-                    break
-                continue
-            self._record(self.executor.poll(POLL_S))
-            self.progress.note = self.executor.note
+            if self._open:
+                self._arrived += self.executor.poll(POLL_S)
+                with self._store_awaited():
+                    self._record(self._arrived)
+                    self._arrived = []
+            elif self._exhausted:
+                break
+            self.progress.note = self._waits_for_store or self.executor.note
             self.listener(self.progress)
+            if self._waits_for_store:
+                time.sleep(POLL_S)
         if self.stopping:
             self._give_back()
         self.listener(self.progress)
         return self.progress
+
+    @contextlib.contextmanager
+    def _store_awaited(self) -> Iterator[None]:
+        """What changes nothing where the store does not answer, and is tried again until it does."""
+        try:
+            yield
+        except StoreUnavailable as error:
+            self._waits_for_store = f"waiting for the store: {error}"
 
     def kill(self) -> int:
         """End what somebody wants to be ended, and nothing else; for a campaign that nobody runs.
@@ -186,7 +204,9 @@ class CampaignRun:
     # -- what goes out ---------------------------------------------------------------------------
 
     def _fill(self) -> None:
-        while not self._exhausted and not self.stopping and len(self._open) < self._window():
+        while not (self._exhausted or self.stopping or self._waits_for_store) and (
+            len(self._open) < self._window()
+        ):
             if self._mapping:
                 self._record_slice()
             else:
@@ -214,14 +234,20 @@ class CampaignRun:
                 start = stop
 
     def _record_slice(self) -> None:
-        following = next(self._slices, None)
-        if following is None:
+        self._next = self._next or next(self._slices, None)
+        if self._next is None:
             self._mapping = False
             return
-        number, start, slice_ = following
-        self._slice_size = min(LARGEST_SLICE, self._slice_size * 2)
+        number, start, slice_ = self._next
         calls = self._maps[number]
-        recorded = record_calls(self.profile, self.campaign_id, calls, slice_, computer_id=self.computer_id)
+        with self._store_awaited():
+            recorded = record_calls(
+                self.profile, self.campaign_id, calls, slice_, computer_id=self.computer_id
+            )
+            self._next = None
+        if self._next is not None:
+            return
+        self._slice_size = min(LARGEST_SLICE, self._slice_size * 2)
         places = self.places[number]
         for call, process_id in zip(slice_, recorded.places, strict=True):
             places[call.index] = process_id
@@ -329,7 +355,7 @@ class CampaignRun:
 
     def _give_back(self) -> None:
         """Stopped: let the runners end, record what they finished, free the rest."""
-        self._record(self.executor.poll(0.0))
+        self._record(self._arrived + self.executor.poll(0.0))
         self.executor.close()
         self._record(self.executor.recover())
         self._release()

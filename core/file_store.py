@@ -27,10 +27,12 @@ def open_bucket(settings: S3Settings, cache: Path, cache_bytes: int) -> Store:
     Units: cache_bytes in bytes; 0: nothing is kept.
     """
     from grange.repository.cached_store import CachedStore
+    from grange.repository.retries import Retries
     from grange.repository.retrying_store import RetryingStore
     from grange.repository.s3_store import S3Store
 
-    store = RetryingStore(S3Store(settings))
+    retries = Retries()
+    store = RetryingStore(S3Store(settings, retries), retries)
     return CachedStore(store, cache, cache_bytes) if cache_bytes else store
 
 
