@@ -13,6 +13,7 @@ GrangeError
 ├── DatabaseUnavailable   PostgreSQL could not be started or reached (mend, then again)
 ├── DatabaseOutdated      the tables are of another version (migrate)
 ├── CampaignBusy          another process runs this campaign (wait)
+├── RepositoryBusy        another process prunes or repacks, or writers leave no gap (wait)
 └── TransitionInvalid     an event that the state of a process does not allow (a bug)
 """
 
@@ -96,6 +97,10 @@ class DatabaseOutdated(GrangeError):
 
 class CampaignBusy(GrangeError):
     """The campaign is being run by another process."""
+
+
+class RepositoryBusy(GrangeError):
+    """The repository cannot be pruned or repacked now, because of what others do; what was done is done."""
 
 
 class TransitionInvalid(GrangeError):

@@ -53,6 +53,11 @@ _DATE = 1 << 5 | 1
 _MODE = 0o100600 << 16
 
 
+def size_of_pack(blobs: int, stored_bytes: int) -> int:
+    """The size of a pack of so many blobs that take so many bytes in it, below 65,535 blobs."""
+    return blobs * (_LOCAL_OF_KEY.size + _CENTRAL_OF_KEY.size) + stored_bytes + _END.size
+
+
 class PackWriter:
     """Makes a pack in memory.
 

@@ -7,7 +7,12 @@ import click
 from grange.cli.lazy import LazyGroup
 
 #: A command is named here, on a line of its own, once its module grange/cli/repository_<name>.py is there.
-_NAMES: tuple[str, ...] = ()
+_NAMES: tuple[str, ...] = (
+    "info",
+    "prune",
+    "repack",
+    "rebuild-index",
+)
 
 
 @click.group(
