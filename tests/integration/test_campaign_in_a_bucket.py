@@ -59,9 +59,8 @@ def right(campaign: gr.Campaign, count: int) -> None:
 
 
 ELSEWHERE = """
-import sys
 import grange as gr
-frame = gr.Campaign("shouting").results(nodes=True)
+frame = gr.Campaign("shouting", gr.open()).results(nodes=True)
 print("".join(node.content.decode() for node in frame["twice"]), end="")
 """
 
