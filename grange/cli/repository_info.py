@@ -47,7 +47,8 @@ def _show(files: Files, held: Holdings, store: str) -> None:
     print_fields(
         [
             ("store", store),
-            ("objects", f"{words.plural(held.packs, 'pack')}, {words.plural(held.alone, 'large file')}; {size(held.size)}"),
+            ("objects", f"{words.plural(held.packs, 'pack')}, {words.plural(held.alone, 'large file')}; "
+             f"{size(held.size)}"),
             ("files of nodes", f"{number(files.files)}, {size(files.file_bytes)}"),
             ("different ones", f"{number(files.contents - files.missing)}, {size(files.content_bytes)}"
              f"{_times(files.file_bytes, files.content_bytes)}"),
