@@ -8,6 +8,7 @@ import os
 import re
 import stat
 import time
+import weakref
 import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,6 +33,9 @@ _TOUCH_S = 60.0
 _TELL_S = 2.0
 _REST_S = 30.0
 _COUNTS_AT_MOST = 100_000
+
+#: hits, misses, hit_bytes, fetched_bytes of calls that were not told to the others yet
+_Counts = deque[tuple[int, int, int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,7 @@ class BlockCache:
     first; its mtime says when that was, to the minute. All files are looked at only when the bound is
     reached. The folder is made for this user alone (0700), and is not used if it is somebody else's.
 
-    It has no state but counts: threads and forks may share it.
+    The bound is passed by no more than what is being written at the moment. Threads and forks may share it.
     """
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
@@ -70,10 +74,13 @@ class BlockCache:
         self._ledger = self._files / "ledger"
         self._usable = self._prepare()
         self._rest_until = 0.0
+        self._full_at = -(1 << 62)
         # Appending to it is all that a count does: no lock that a fork could find taken.
-        self._counts: deque[tuple[int, int, int, int]] = deque(maxlen=_COUNTS_AT_MOST)
+        self._counts: _Counts = deque(maxlen=_COUNTS_AT_MOST)
         self._told = time.monotonic()
         self._pid = os.getpid()
+        if self._usable:
+            weakref.finalize(self, _tell_at_last, self._counts, self._ledger, limit_bytes, self._pid)
 
     def read(self, name: str, wanted: Sequence[Range]) -> tuple[Pieces, list[Range]]:
         """What of the wanted ranges of an object is here, and what is missing.
@@ -98,10 +105,7 @@ class BlockCache:
         view = memoryview(content)
         for number, [(at, part)] in _by_segment([(offset, length)]):
             start = number * SEGMENT_BYTES + at - offset
-            try:
-                self._write_segment(name, number, at, view[start : start + part], part)
-            except OSError as error:
-                self._mend(error)
+            if not self._write_segment(name, number, at, view[start : start + part], part):
                 return
             if start + part > len(view):
                 return
@@ -209,21 +213,30 @@ class BlockCache:
         finally:
             os.close(file)
 
-    def _write_segment(self, name: str, number: int, offset: int, content: memoryview, length: int) -> None:
-        path = self._path(name, number)
+    def _write_segment(self, name: str, number: int, offset: int, content: memoryview, length: int) -> bool:
         size = _FILE_SYSTEM_BLOCK + -(-len(content) // _FILE_SYSTEM_BLOCK) * _FILE_SYSTEM_BLOCK
-        if not self._usable or not self._reserve(size):
-            return
+        for _ in range(2):
+            try:
+                if not self._usable or not self._reserve(size):
+                    return False
+                file = self._open_to_write(self._path(name, number))
+                try:
+                    write_pages(file, _seed(name, number), offset, content, length)
+                finally:
+                    os.close(file)
+                return True
+            except OSError as error:
+                if not self._mend(error, size):
+                    return False
+        return False
+
+    def _open_to_write(self, path: Path) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            file = os.open(path, flags, 0o600)
+            return os.open(path, flags, 0o600)
         except FileNotFoundError:
             path.parent.mkdir(0o700, exist_ok=True)
-            file = os.open(path, flags, 0o600)
-        try:
-            write_pages(file, _seed(name, number), offset, content, length)
-        finally:
-            os.close(file)
+            return os.open(path, flags, 0o600)
 
     def _reserve(self, size: int) -> bool:
         """Count so many bytes as kept, before they are; False where there is no room for them.
@@ -279,36 +292,52 @@ class BlockCache:
                 figures.kept = kept + figures.added - added
         return kept <= goal
 
-    def _mend(self, error: OSError) -> None:
-        """Something could not be kept: do what can be done about that."""
+    def _mend(self, error: OSError, size: int) -> bool:
+        """So much could not be kept: do what can be done about that; says whether to try again."""
         if error.errno == errno.ENOENT:  # somebody has removed the folder
             self._usable = self._prepare()
-        elif error.errno in (errno.ENOSPC, errno.EDQUOT) and time.monotonic() > self._rest_until:
-            # The disk is full before the bound is reached: keep what is new in place of what is old.
+            return self._usable
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or time.monotonic() < self._rest_until:
+            return False
+        # The disk is full before the bound is reached: keep what is new in place of what is old.
+        figures = read_ledger(self._ledger) or Figures(kept=self.limit_bytes)
+        with suppress(OSError):
+            self._evict(min(int(figures.kept * _EVICTED_TO), figures.kept - 2 * size))
+        if figures.added - self._full_at < figures.kept // 50:  # others take what becomes free
             self._rest_until = time.monotonic() + _REST_S
-            known = read_ledger(self._ledger)
-            with suppress(OSError):
-                self._evict(int((known.kept if known else self.limit_bytes) * _EVICTED_TO))
+        self._full_at = figures.added
+        return True
 
     def _tell(self) -> None:
         self._told = time.monotonic()
-        if not self._usable or not self._counts:
-            return
-        with suppress(OSError), change_ledger(self._ledger) as (figures, known):
-            if not known:
-                figures.kept = self.limit_bytes
-            with suppress(IndexError):
-                while True:
-                    hits, misses, hit, fetched = self._counts.popleft()
-                    figures.hits += hits
-                    figures.misses += misses
-                    figures.hit += hit
-                    figures.fetched += fetched
+        if self._usable:
+            _tell(self._counts, self._ledger, self.limit_bytes)
 
     def _all_files(self) -> Iterator[tuple[str, int, float]]:
         for bucket in _entries(self._files):
             if _BUCKET.fullmatch(bucket.name):
                 yield from _files_in(bucket.path)
+
+
+def _tell(counts: _Counts, ledger: Path, limit_bytes: int) -> None:
+    """Add counts to the ledger, and forget them; if that cannot be done now, later."""
+    if not counts:
+        return
+    with suppress(OSError), change_ledger(ledger) as (figures, known):
+        if not known:
+            figures.kept = limit_bytes
+        with suppress(IndexError):
+            while True:
+                hits, misses, hit, fetched = counts.popleft()
+                figures.hits += hits
+                figures.misses += misses
+                figures.hit += hit
+                figures.fetched += fetched
+
+
+def _tell_at_last(counts: _Counts, ledger: Path, limit_bytes: int, pid: int) -> None:
+    if os.getpid() == pid:
+        _tell(counts, ledger, limit_bytes)
 
 
 def _by_segment(ranges: Sequence[Range]) -> Iterator[tuple[int, list[Range]]]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 _FIELDS = struct.Struct("<7Q")
 _CHECKSUM = struct.Struct("<I")
+_SIZE = _FIELDS.size + _CHECKSUM.size
 _TRIES = 40
 _PAUSE_S = 0.0005
 
@@ -57,7 +58,7 @@ def change_ledger(path: Path) -> Iterator[tuple[Figures, bool]]:
     try:
         lock(file, _TRIES)
         try:
-            figures = _decoded(os.pread(file, _FIELDS.size + _CHECKSUM.size, 0))
+            figures = _decoded(os.pread(file, _SIZE, 0))
             changed = figures or Figures(since=int(time.time()))
             yield changed, figures is not None
             # one write of fewer bytes than a sector; a torn one is found by its checksum
@@ -95,7 +96,7 @@ def _encoded(figures: Figures) -> bytes:
 
 
 def _decoded(content: bytes) -> Figures | None:
-    fields, checksum = content[: _FIELDS.size], content[_FIELDS.size :]
-    if len(content) != _FIELDS.size + _CHECKSUM.size or checksum != _CHECKSUM.pack(zlib.crc32(fields, 1)):
+    fields, checksum = content[: _FIELDS.size], content[_FIELDS.size : _SIZE]
+    if len(content) < _SIZE or checksum != _CHECKSUM.pack(zlib.crc32(fields, 1)):
         return None
     return Figures(*_FIELDS.unpack(fields))
