@@ -9,6 +9,7 @@ from grange.cli.lazy import LazyGroup
 #: A command is named here, on a line of its own, once its module grange/cli/repository_<name>.py is there.
 _NAMES: tuple[str, ...] = (
     "info",
+    "cache",
     "prune",
     "repack",
     "rebuild-index",
