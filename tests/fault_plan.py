@@ -34,7 +34,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """The connection is reset after so many bytes of a body, the request's ("up") or the answer's ("down")."""
+    """The connection is reset after so many bytes of the request's body ("up") or the answer's ("down")."""
 
     after: int = 0
     way: str = "down"

@@ -126,6 +126,8 @@ class _Proxy(ABC):
             self._open.discard(client)
             if reset:
                 _reset(client)
+            with contextlib.suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)  # close() waits for who reads from it
             client.close()
 
     def _inject(self, fault: Fault | None) -> None:
