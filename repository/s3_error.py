@@ -170,7 +170,7 @@ def store_error(
         return StoreError(f"{head}: {_CREDENTIALS[code]} ({code}); correct the credentials{whose}")
     if code in _REGION or status == 301:
         return StoreError(f"{head}: the bucket is in another region ({reason}); set `region`")
-    if status in (401, 403):
+    if status in (401, 403) or code in ("AccessDenied", "AllAccessDisabled"):
         refused = f"{head}: this user has not the right to ({reason})"
         if action in ("read", "look up", "list"):
             return StoreError(f"{refused}; give it the right to read objects and to list the bucket")

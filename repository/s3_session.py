@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import ssl
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -65,8 +66,9 @@ class S3Session:
         """
         if _used_by.setdefault("pid", os.getpid()) != os.getpid():
             raise StoreError(
-                f"{self.settings} was used before this process was forked, and the connections did not come "
-                'along; start processes afresh, for instance by multiprocessing.get_context("spawn")'
+                f"cannot use {self.settings}: this process is a fork of one that had used a server, and its "
+                "connections did not come along; start processes afresh, for instance by "
+                'multiprocessing.get_context("spawn")'
             )
 
     def _once(self, what: str, make: Callable[[], Made]) -> Made:
@@ -154,7 +156,7 @@ class S3Session:
             "s3",
             endpoint_url=self.settings.endpoint or None,
             region_name=self.region,
-            verify=self._once("trusted", self._write_trusted),
+            verify=None if self.settings.endpoint.startswith("http://") else self._write_trusted(),
             config=Config(
                 connect_timeout=CONNECT_TIMEOUT_S,
                 read_timeout=ANSWER_TIMEOUT_S,
@@ -196,7 +198,7 @@ class S3Session:
             "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
             **timeouts,
         }
-        if more := self._own_authorities():
+        if not options["allow_http"] and (more := self._own_authorities()):
             options["root_certificate"] = more
         # It looks into the environment too: whatever changes how we ask is said here.
         return S3Store(
@@ -231,20 +233,22 @@ class S3Session:
 
     def _own_authorities(self) -> bytes:
         """Certificates that are trusted beside the system's."""
-        files = [self.settings.ca_file, os.environ.get("AWS_CA_BUNDLE", "")]
-        return b"\n".join(_certificates(Path(file)) for file in files if file)
+        named = {"ca_file": self.settings.ca_file, "AWS_CA_BUNDLE": os.environ.get("AWS_CA_BUNDLE", "")}
+        return b"\n".join(_certificates(Path(file), name) for name, file in named.items() if file)
 
     def _write_trusted(self) -> str | bool:
         """The file of all certificates that are trusted, as boto3 wants it."""
         roots = ssl.get_default_verify_paths().cafile
-        if not self._own_authorities():
+        own = self._own_authorities()
+        if not own:
             return roots or True
         from botocore.httpsession import where
 
         trusted = os.memfd_create("grange-trusted")
         with open(trusted, "wb", closefd=False) as file:
-            file.write(Path(roots or where()).read_bytes() + b"\n" + self._own_authorities())
+            file.write(Path(roots or where()).read_bytes() + b"\n" + own)
         # Kept open as long as the session lives, which is mostly as long as the process.
+        weakref.finalize(self, os.close, trusted)
         return f"/proc/self/fd/{trusted}"
 
 
@@ -252,13 +256,13 @@ class S3Session:
 _used_by: dict[str, int] = {}
 
 
-def _certificates(path: Path) -> bytes:
+def _certificates(path: Path, name: str) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise StoreError(f"cannot read the certificates of ca_file, {path}: {error.strerror}") from error
+        raise StoreError(f"cannot read the certificates of {name}, {path}: {error.strerror}") from error
     if b"-----BEGIN CERTIFICATE-----" not in content:
-        raise StoreError(f"{path} (ca_file) holds no certificate in PEM form")
+        raise StoreError(f"{path} ({name}) holds no certificate in PEM form")
     return content
 
 
