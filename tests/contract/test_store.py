@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from object_store import ObjectStore
 
 from grange.repository import (
     CountingStore,
@@ -19,6 +20,8 @@ from grange.repository import (
     Store,
 )
 from grange.repository.cached_store import CachedStore
+from grange.repository.retrying_store import RetryingStore
+from grange.repository.s3_store import S3Store
 
 HOSTILE_NAMES = [
     "",
@@ -48,8 +51,14 @@ HOSTILE_NAMES = [
 ]
 
 
-@pytest.fixture(params=["local", "memory", "counting", "cached local", "cached memory"])
+#: On a real server. "https" has a prefix, too; "whole" is what a profile opens.
+S3 = ["s3", "s3 https", "s3 retrying", "s3 whole"]
+
+
+@pytest.fixture(params=["local", "memory", "counting", "cached local", "cached memory", *S3])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param in S3:
+        return s3_store(request.param, request.getfixturevalue("object_store"), tmp_path)
     if request.param == "local":
         return LocalStore(tmp_path / "store")
     if request.param == "memory":
@@ -58,6 +67,18 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
         kept = MemoryStore() if request.param == "cached memory" else LocalStore(tmp_path / "store")
         return CachedStore(kept, tmp_path / "cache", 100 << 20)
     return CountingStore(LocalStore(tmp_path / "store"))
+
+
+def s3_store(kind: str, server: ObjectStore, tmp_path: Path) -> Store:
+    """A store in a bucket of its own."""
+    bucket = server.new_bucket()
+    if kind == "s3 https":
+        return S3Store(server.settings(bucket, https=True, prefix="some/prefix"))
+    store = S3Store(server.settings(bucket))
+    if kind == "s3":
+        return store
+    retrying = RetryingStore(store, store.retries)
+    return retrying if kind == "s3 retrying" else CachedStore(retrying, tmp_path / "cache", 100 << 20)
 
 
 def content_of(store: Store, name: str) -> bytes:
