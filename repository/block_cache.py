@@ -17,7 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grange.repository.cache_ledger import Figures, change_ledger, lock, read_ledger, unlock
-from grange.repository.cache_page import SEGMENT_BYTES, Pieces, append_range, read_pages, write_pages
+from grange.repository.cache_page import (
+    PAGE_BYTES,
+    SEGMENT_BYTES,
+    Pieces,
+    append_range,
+    read_pages,
+    write_pages,
+)
 from grange.repository.os_error import translated
 from grange.repository.store import Range
 
@@ -70,6 +77,9 @@ class BlockCache:
     def __init__(self, folder: Path, limit_bytes: int) -> None:
         self.folder = folder.absolute()
         self.limit_bytes = limit_bytes
+        #: Of one object no more is kept than its first quarter of the bound: one stream of a large one would
+        #: drive out everything else.
+        self.share_bytes = limit_bytes // 4 // PAGE_BYTES * PAGE_BYTES
         self._files = self.folder / _LAYOUT
         self._ledger = self._files / "ledger"
         self._usable = self._prepare()
@@ -101,7 +111,13 @@ class BlockCache:
         return pieces, missing
 
     def keep(self, name: str, offset: int, content: bytes | bytearray, length: int) -> None:
-        """Keep the content of a range of whole pages; it is shorter than the range where the object ends."""
+        """Keep the content of a range of whole pages; it is shorter than the range where the object ends.
+
+        What lies beyond the share of an object is not kept.
+        """
+        if offset + length > self.share_bytes:
+            length = max(0, self.share_bytes - offset)
+            content = content[:length]
         view = memoryview(content)
         for number, [(at, part)] in _by_segment([(offset, length)]):
             start = number * SEGMENT_BYTES + at - offset
@@ -243,8 +259,6 @@ class BlockCache:
 
         So whoever is killed in between has counted too much, never too little.
         """
-        if size > self.limit_bytes // 2:
-            return False
         for _ in range(2):
             with change_ledger(self._ledger) as (figures, known):
                 if known and figures.kept + size <= self.limit_bytes:

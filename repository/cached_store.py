@@ -32,8 +32,8 @@ class CachedStore:
     (block_cache.py). Processes, threads and forks may share a folder; two that want the same at once may both
     fetch it. Signed URLs come from the store itself, if it has them: this is a Signer where that is.
 
-    Units: limit_bytes in bytes, on the disk of the folder. A call for more than half of it, and what read()
-    gives beyond a quarter of it, are not kept.
+    Units: limit_bytes in bytes, on the disk of the folder. Of one object its first quarter of that is kept; a
+    call for more than half of it goes by the cache.
     """
 
     # From a folder, more bytes cost less than more parts, up to a page.
@@ -143,7 +143,7 @@ class CachedStore:
         kept = fetched = 0
         for chunk in self.store.read(name):
             fetched += len(chunk)
-            if kept < self._cache.limit_bytes // 4:
+            if kept < self._cache.share_bytes:
                 rest += chunk
                 whole = len(rest) // CHUNK_BYTES * CHUNK_BYTES
                 if whole:
@@ -151,7 +151,7 @@ class CachedStore:
                     kept += whole
                     del rest[:whole]
             yield chunk
-        if kept < self._cache.limit_bytes // 4:
+        if kept < self._cache.share_bytes:
             keep(kept, rest, len(rest) // PAGE_BYTES * PAGE_BYTES + PAGE_BYTES)
         self._cache.count(0, 1, 0, fetched)
 
