@@ -147,6 +147,8 @@ class FaultProxy(_Proxy):
 
     def __init__(self, server: str, plan: Plan = nothing) -> None:
         self.plan = plan
+        #: What the server gets in place of a request's head, for a server of another kind.
+        self.rewrite: Callable[[bytes], bytes] = bytes
         #: All that came.
         self.requests: list[Request] = []
         super().__init__(server)
@@ -173,7 +175,7 @@ class FaultProxy(_Proxy):
                     pass
                 client.send(_answer(fault, method))
                 continue
-            server.send(head)
+            server.send(self.rewrite(head))
             self._pass_on(client.body(headers), server, fault, "up")
             self._answer(client, server, method, fault)
 
