@@ -137,6 +137,15 @@ LEFT JOIN blob ON encode(blob.key, 'hex') = named.key
 
 _FORGET = "DELETE FROM blob WHERE pack_id IN (SELECT id FROM pack WHERE name = ANY (%s))"
 
+# Blobs out of one object.
+_TAKE_OUT = """
+DELETE FROM blob USING pack WHERE pack.id = blob.pack_id AND pack.name = %s AND blob.key = ANY (%s)
+"""
+
+_IS_EMPTY = """
+SELECT NOT EXISTS (SELECT FROM blob JOIN pack ON pack.id = blob.pack_id WHERE pack.name = %s)
+"""
+
 _LOCATIONS = """
 SELECT encode(blob.key, 'hex'), pack.name, blob."offset", blob.stored_size, blob.codec::text, blob.size
 FROM blob JOIN pack ON pack.id = blob.pack_id WHERE pack.name = ANY (%s) ORDER BY pack.name, blob."offset"
@@ -255,6 +264,24 @@ class Upkeep:
             moved = index.move(rows, only_from)
             cursor.execute(_EMPTIED, (list(only_from),))
             return moved
+
+    # ------------------------------------------------------------ quarantine
+
+    def take_out(self, name: str, keys: Collection[Key], remove: Callable[[], None]) -> int:
+        """Drop the rows of blobs that are damaged in an object; says how many.
+
+        remove: takes the object away. It is called while nobody stores, if no other blob lies there: killed
+        after it, the rows point at nothing, which is no worse than at what is damaged, and doing it again
+        finishes it.
+        """
+        with self._alone() as cursor:
+            cursor.execute(_TAKE_OUT, (name, [bytes.fromhex(key) for key in keys]))
+            rows = cursor.rowcount
+            cursor.execute(_IS_EMPTY, (name,))
+            if cursor.fetchone() == (True,):
+                remove()
+                cursor.execute("DELETE FROM pack WHERE name = %s", (name,))
+            return int(rows)
 
     # ------------------------------------------------------------ rebuilding
 

@@ -4,6 +4,7 @@ from grange.repository.counting_store import CountingStore
 from grange.repository.errors import (
     BlobCorrupt,
     BlobMissing,
+    BlobQuarantined,
     ContentChanged,
     KeyInvalid,
     ObjectMissing,
@@ -27,6 +28,7 @@ __all__ = [
     "BlobCorrupt",
     "BlobLocation",
     "BlobMissing",
+    "BlobQuarantined",
     "Codec",
     "ContentChanged",
     "CountingStore",

@@ -3,6 +3,7 @@
 RepositoryError
 ├── KeyInvalid           not 64 hexadecimal digits (fix the input)
 ├── BlobMissing          no index row, or the store has not the bytes (permanent)
+│   └── BlobQuarantined  it was found damaged and taken out (store the same content again)
 ├── BlobCorrupt          the bytes do not hash to their key (permanent)
 ├── ContentChanged       a file was written to while it was stored (retry when it is at rest)
 ├── PackMalformed        not a ZIP file that grange wrote (permanent)
@@ -40,6 +41,20 @@ class BlobMissing(RepositoryError):
         self.keys = list(keys)
         shown = ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
         super().__init__(f"not in the repository: {shown}")
+
+
+class BlobQuarantined(BlobMissing):
+    """A blob was found damaged and taken out of the repository; storing the same content again heals it.
+
+    quarantined: those of the keys; the others are missing for another reason.
+    """
+
+    def __init__(self, keys: Sequence[str], quarantined: Sequence[str], detail: str) -> None:
+        super().__init__(keys)
+        self.quarantined = list(quarantined)
+        count = len(quarantined)
+        shown = f"{count} of these blobs are in quarantine" if count > 1 else "in quarantine"
+        self.args = (f"{shown}: {detail}; storing the same content again heals it",)
 
 
 class BlobCorrupt(RepositoryError):

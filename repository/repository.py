@@ -12,12 +12,13 @@ from itertools import chain, islice
 from pathlib import Path
 
 from grange.repository.deflate import inflated, inflated_pieces
-from grange.repository.errors import BlobCorrupt, BlobMissing, ObjectMissing, PackMalformed
+from grange.repository.errors import BlobCorrupt, ObjectMissing, PackMalformed
 from grange.repository.index import BlobLocation, Index
 from grange.repository.key import Key, check_keys, key_of
 from grange.repository.object_name import BLOBS, PACKS, blob_name, key_of_blob, pack_name
 from grange.repository.pack import TARGET_BYTES, PackReader
 from grange.repository.packing import Packing
+from grange.repository.quarantine import missing_error
 from grange.repository.ranges import read_merged
 from grange.repository.source import CHUNK_BYTES, Content, Readable, chunks_of
 from grange.repository.store import Contents, Range, Store
@@ -150,7 +151,7 @@ class Repository:
         found = index.find(dict.fromkeys(keys)) if keys else {}
         with Team(self.store.parallel) as team:
             contents = self._read_found(found, index, team, verify)
-        _refuse_missing(keys, contents)
+        self._refuse_missing(keys, contents)
         return [contents[key] for key in keys]
 
     def read_each(
@@ -171,7 +172,7 @@ class Repository:
         """
         check_keys(keys)
         found = index.find(dict.fromkeys(keys)) if keys else {}
-        _refuse_missing(keys, found)
+        self._refuse_missing(keys, found)
         return self._windows(keys, found, index, verify, window_bytes)
 
     def _windows(
@@ -187,7 +188,7 @@ class Repository:
             def read(window: Sequence[Key]) -> list[bytes]:
                 rows = {key: found[key] for key in window}
                 contents = self._read_found(rows, index, team, verify)
-                _refuse_missing(window, contents)
+                self._refuse_missing(window, contents)
                 return [contents[key] for key in window]
 
             for contents in ahead.map(read, _cut(keys, found, window_bytes)):
@@ -231,7 +232,7 @@ class Repository:
         check_keys([key])
         found = index.find([key])
         if key not in found:
-            raise BlobMissing([key])
+            raise missing_error(self.store, [key])
         return self._stream(key, found[key], index, chunk_bytes)
 
     def rebuild_index(self, index: Index, on_malformed: Callable[[PackMalformed], None] | None = None) -> int:
@@ -348,7 +349,7 @@ class Repository:
                         break
                 else:
                     return piece
-            raise BlobMissing([key])
+            raise missing_error(self.store, [key])
 
         with Team(min(self.store.parallel, _SPANS_AT_ONCE)) as team:
             for piece in team.map(read, range(0, row.stored_size, span)):
@@ -357,18 +358,17 @@ class Repository:
                 for at in range(0, len(piece), chunk_bytes):
                     yield piece[at : at + chunk_bytes]
 
+    def _refuse_missing(self, keys: Sequence[Key], found: Collection[Key]) -> None:
+        missing = [key for key in dict.fromkeys(keys) if key not in found]
+        if missing:
+            raise missing_error(self.store, missing)
+
     def _locations(self, name: str) -> dict[Key, BlobLocation]:
         size = self.store.head(name)
         if size is None:
             raise ObjectMissing(name, repr(self.store))
         read = partial(self.store.get_ranges, name)
         return PackReader(name, size, read, self.store.merge_gap_bytes).locations(name)
-
-
-def _refuse_missing(keys: Sequence[Key], found: Collection[Key]) -> None:
-    missing = [key for key in dict.fromkeys(keys) if key not in found]
-    if missing:
-        raise BlobMissing(missing)
 
 
 def _cut(keys: Sequence[Key], found: Mapping[Key, BlobLocation], window_bytes: int) -> Iterator[list[Key]]:

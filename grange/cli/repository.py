@@ -13,6 +13,7 @@ _NAMES: tuple[str, ...] = (
     "prune",
     "repack",
     "rebuild-index",
+    "scrub",
 )
 
 

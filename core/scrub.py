@@ -1,0 +1,411 @@
+"""Scrub: stored blobs are hashed again now and then; what is damaged is told with the nodes that have it.
+
+A pass goes through the objects in the order of their ids, and may stop and go on anywhere: packs that are
+written meanwhile, or into which repacking moves blobs, have higher ids and come later. Where it is lies in
+scrub.json in the profile's folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grange.core import database
+from grange.core.blob_index import PostgresIndex
+from grange.core.database import Connection
+from grange.core.errors import RepositoryBusy
+from grange.core.file_store import store_place
+from grange.core.files import files_of
+from grange.core.json_value import decoded
+from grange.core.upkeep import Upkeep, upkeep
+from grange.repository import BlobLocation, Key, MemoryIndex, Repository, Store
+from grange.repository.checking import GONE, Checked, check_object
+from grange.repository.key import is_key
+from grange.repository.pack import TARGET_BYTES
+from grange.repository.packing import Packing
+from grange.repository.quarantine import Note, ObjectFile, keep_evidence
+from grange.repository.repository import BLOB_LIMIT_BYTES
+from grange.repository.team import Team
+
+if TYPE_CHECKING:
+    from grange.core.profile import Profile
+
+#: Each has a pack in memory.
+_AT_ONCE = 4
+_SAVE_EVERY_S = 5.0
+_PAGE = 1000
+_ROWS_AT_ONCE = 20_000
+#: Of nodes that have a damaged blob, so many are named.
+NAMED_NODES = 10_000
+
+# Objects in the order of their ids: how many blobs lie in each, and what they take.
+_OBJECTS = """
+SELECT page.id, page.name, count(blob.key), coalesce(sum(blob.stored_size), 0)::bigint
+FROM (SELECT id, name FROM pack WHERE id > %s ORDER BY id LIMIT %s) page
+LEFT JOIN blob ON blob.pack_id = page.id GROUP BY 1, 2 ORDER BY 1
+"""
+
+# All that there is to check, and how much of it a pass has behind it.
+_TOTALS = """
+SELECT count(DISTINCT pack_id), count(*), coalesce(sum(stored_size), 0)::bigint,
+       coalesce(sum(stored_size) FILTER (WHERE pack_id <= %s), 0)::bigint
+FROM blob
+"""
+
+# The nodes that have files of these keys.
+_HIT = """
+SELECT id, uuid::text, node_type, label, repository_metadata::text FROM node
+WHERE repository_metadata <> '{}' AND EXISTS (
+    SELECT FROM jsonb_path_query(repository_metadata, 'strict $.** ? (@.type() == "string")') AS file
+    WHERE file #>> '{}' = ANY (%s))
+ORDER BY id
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A blob that is damaged or missing: why, and where it should be."""
+
+    key: Key
+    name: str
+    reason: str
+    size: int
+
+    @property
+    def missing(self) -> bool:
+        """Whether there is nothing at all of it."""
+        return self.reason == GONE
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A node that has a damaged file. path: of the first such file; count: how many it has."""
+
+    id: int
+    uuid: str
+    node_type: str
+    label: str
+    path: str
+    count: int
+
+
+@dataclass(slots=True)
+class Pass:
+    """How far a pass over all objects is, and what it has found.
+
+    after: the id of the last object that was checked. damaged: reason by key, from this pass and earlier
+    ones, until it is well again or taken out. malformed: packs whose own directory is damaged.
+    Units: bytes as stored; seconds since the epoch.
+    """
+
+    store: str
+    began_at_s: float
+    after: int = 0
+    objects: int = 0
+    blobs: int = 0
+    stored_bytes: int = 0
+    complete: bool = False
+    damaged: dict[str, str] = field(default_factory=dict)
+    malformed: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Scrubbed:
+    """What scrubbing has done. went_on: whether it went on with a pass that was begun before.
+
+    objects, blobs, stored_bytes: that were checked by this call. total_bytes: of all blobs. found: what is
+    damaged or missing now; hits: the nodes that have such files, hit_count: how many there are.
+    taken_out: what was put into quarantine, by object. well: that was found damaged earlier and is not now.
+    """
+
+    state: Pass
+    went_on: bool = False
+    objects: int = 0
+    blobs: int = 0
+    stored_bytes: int = 0
+    total_bytes: int = 0
+    found: list[Damage] = field(default_factory=list)
+    hits: list[Hit] = field(default_factory=list)
+    hit_count: int = 0
+    taken_out: list[Note] = field(default_factory=list)
+    well: int = 0
+
+
+#: (done, of how many) bytes of this call, and what was found so far
+Show = Callable[[int, int, str], None]
+
+
+def scrub(
+    profile: Profile,
+    *,
+    share: float = 1.0,
+    restart: bool = False,
+    known_only: bool = False,
+    quarantine: bool = False,
+    show: Show = lambda done, total, note: None,
+) -> Scrubbed:
+    """Check blobs, from where the last call has stopped: all that are left, or a share of all.
+
+    known_only: only what was found damaged before. quarantine: take what is damaged out of the index, so that
+    storing the same content again heals it; its bytes are kept.
+
+    Errors: RepositoryBusy when another process scrubs; StoreUnavailable, and all that ends it: what was
+    checked stays checked.
+    """
+    store = truth_of(profile.repository.store)
+    with _alone(profile.home) as state_file:
+        state = _load(state_file, store_place(profile.home, profile.config))
+        done = Scrubbed(state)
+        if restart or (state.complete and not known_only):
+            damaged, malformed = state.damaged, state.malformed
+            done.state = state = Pass(state.store, time.time(), damaged=damaged, malformed=malformed)
+        done.went_on = bool(state.after) and not known_only
+        with (
+            contextlib.closing(profile.connect()) as connection,
+            upkeep(profile, alone=False) as index,
+            _saved(state_file, state) as save,
+        ):
+            known = {Key(key) for key in state.damaged}
+            found = {one.key: one for one in _check_again(connection, store, state, known)}
+            done.well = len(known) - len(found)
+            if not known_only:
+                _go_on(connection, index, store, done, found, share, save, show)
+            done.found = sorted(found.values(), key=lambda one: (one.name, one.key))
+            done.hits, done.hit_count = hits(connection, found)
+            if quarantine and (done.found or state.malformed):
+                with upkeep(profile) as only:
+                    _take_out(only, store, done)
+    return done
+
+
+def truth_of(store: Store) -> Store:
+    """The store itself, without a cache before it: what is hashed must come from there."""
+    from grange.repository.cached_store import CachedStore
+
+    while isinstance(store, CachedStore):
+        store = store.store
+    return store
+
+
+def hits(connection: Connection, keys: Collection[Key]) -> tuple[list[Hit], int]:
+    """The nodes that have files of these keys, by id: the first of them, and how many there are."""
+    found: list[Hit] = []
+    count = 0
+    if not keys:
+        return found, count
+    with database.transaction(connection) as cursor:
+        cursor.execute("SET LOCAL jit = off")
+        cursor.execute("DECLARE hit NO SCROLL CURSOR FOR " + _HIT, (list(keys),))
+        while True:
+            cursor.execute("FETCH 1000 FROM hit")
+            rows = cursor.fetchall()
+            if not rows:
+                return found, count
+            count += len(rows)
+            for node_id, uuid, node_type, label, metadata in rows[: NAMED_NODES - len(found)]:
+                paths = [path for path, key in files_of(decoded(metadata)).items() if key in keys]
+                found.append(Hit(node_id, uuid, node_type, label, paths[0], len(paths)))
+
+
+# ---------------------------------------------------------------- checking
+
+
+def _go_on(
+    connection: Connection,
+    index: Upkeep,
+    store: Store,
+    done: Scrubbed,
+    found: dict[Key, Damage],
+    share: float,
+    save: Callable[[], None],
+    show: Show,
+) -> None:
+    state = done.state
+    with database.transaction(connection) as cursor:
+        cursor.execute(_TOTALS, (state.after,))
+        _, _, done.total_bytes, behind = cursor.fetchone() or (0, 0, 0, 0)
+    left = done.total_bytes - behind
+    wanted = left if share >= 1 else min(left, max(1, round(share * done.total_bytes)))
+    show(0, wanted, "")
+    with Team(max(2, min(store.parallel, _AT_ONCE))) as team:
+
+        def check(one: tuple[int, str, dict[Key, BlobLocation]]) -> tuple[int, Checked]:
+            number, name, rows = one
+            return number, check_object(store, name, rows)
+
+        for number, checked in team.map(check, _objects(connection, index, state.after)):
+            if checked.wrong:
+                for one in _confirmed(connection, store, checked):
+                    found[one.key] = one
+                    state.damaged[one.key] = one.reason
+            if checked.malformed:
+                state.malformed[checked.name] = checked.malformed
+            else:
+                state.malformed.pop(checked.name, None)
+            state.after = number
+            for count in (state, done):
+                count.objects += 1
+                count.blobs += checked.blobs
+                count.stored_bytes += checked.stored_bytes
+            save()
+            note = f"{len(found):,} damaged" if found else ""
+            show(min(done.stored_bytes, wanted), wanted, note)
+            if wanted < left and done.stored_bytes >= wanted:
+                return
+    state.complete = True
+
+
+def _objects(
+    connection: Connection, index: Upkeep, after: int
+) -> Iterator[tuple[int, str, dict[Key, BlobLocation]]]:
+    """Objects with the blobs that lie in them, from an id on."""
+    while True:
+        with database.transaction(connection) as cursor:
+            cursor.execute(_OBJECTS, (after, _PAGE))
+            page = cursor.fetchall()
+        if not page:
+            return
+        after = page[-1][0]
+        group: list[tuple[int, str]] = []
+        size = 0
+        for number, name, blobs, _ in page:
+            if blobs:
+                group.append((number, name))
+                size += blobs
+            if size >= _ROWS_AT_ONCE:
+                yield from _with_rows(index, group)
+                group, size = [], 0
+        yield from _with_rows(index, group)
+
+
+def _with_rows(
+    index: Upkeep, group: Sequence[tuple[int, str]]
+) -> Iterator[tuple[int, str, dict[Key, BlobLocation]]]:
+    rows: dict[str, dict[Key, BlobLocation]] = {}
+    for key, row in index.locations([name for _, name in group]).items():
+        rows.setdefault(row.object_name, {})[key] = row
+    for number, name in group:
+        if name in rows:  # else emptied meanwhile
+            yield number, name, rows[name]
+
+
+def _confirmed(connection: Connection, store: Store, checked: Checked) -> list[Damage]:
+    """What is wrong still when it is looked at once more: in its place of now, if it was moved or pruned."""
+    with database.transaction(connection) as cursor:
+        now = PostgresIndex(cursor).find(checked.wrong)
+    by_object: dict[str, dict[Key, BlobLocation]] = {}
+    for key, row in now.items():
+        by_object.setdefault(row.object_name, {})[key] = row
+    found = []
+    for name, wrong in by_object.items():
+        for key, reason in check_object(store, name, wrong).wrong.items():
+            found.append(Damage(key, name, reason, wrong[key].size))
+    return found
+
+
+def _check_again(connection: Connection, store: Store, state: Pass, keys: Collection[Key]) -> list[Damage]:
+    """What of these blobs, found damaged before, is damaged still; the others are forgotten."""
+    if not keys:
+        return []
+    found = _confirmed(connection, store, Checked("", wrong=dict.fromkeys(keys, "")))
+    state.damaged = {one.key: one.reason for one in found}
+    return found
+
+
+# ---------------------------------------------------------------- quarantine
+
+
+def _take_out(session: Upkeep, store: Store, done: Scrubbed) -> None:
+    """Each damaged object: evidence first, then what is well in it moves, then the rest leaves the index."""
+    by_object: dict[str, dict[Key, str]] = {name: {} for name in done.state.malformed}
+    for one in done.found:
+        by_object.setdefault(one.name, {})[one.key] = one.reason
+    for name, reasons in by_object.items():
+        rows = session.locations([name])
+        reasons = {key: reason for key, reason in reasons.items() if key in rows}
+        note = keep_evidence(store, name, reasons, rows)
+        well = {key: row for key, row in rows.items() if key not in reasons}
+        if well:
+            session.move(_moved(store, well), [name])
+        session.take_out(name, list(reasons), lambda name=name: store.delete([name]))  # type: ignore[misc]
+        done.taken_out.append(note)
+        done.state.malformed.pop(name, None)
+        for key in reasons:
+            done.state.damaged.pop(key, None)
+
+
+def _moved(store: Store, rows: Mapping[Key, BlobLocation]) -> dict[Key, BlobLocation]:
+    """Where these blobs lie once they are written anew."""
+    repository = Repository(store)
+    here, nowhere = MemoryIndex(), MemoryIndex()
+    here.rows.update(rows)
+    moved: dict[Key, BlobLocation] = {}
+    short = [key for key, row in rows.items() if row.size <= BLOB_LIMIT_BYTES]
+    with Packing(store, TARGET_BYTES) as packing:
+        for key, content in zip(short, repository.read_each(short, here, verify=True), strict=True):
+            packing.add(key, content)
+    moved |= packing.rows
+    for key in rows.keys() - packing.rows.keys():
+        _, more = repository.put_stream(ObjectFile(repository.stream(key, here)), nowhere)
+        moved |= more
+    return moved
+
+
+# ---------------------------------------------------------------- where it is
+
+
+@contextlib.contextmanager
+def _alone(home: Path) -> Iterator[Path]:
+    """The file of the state; nobody else scrubs on this profile meanwhile."""
+    lock = os.open(home / "scrub.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RepositoryBusy("another process scrubs: wait until it has ended") from None
+        yield home / "scrub.json"
+    finally:
+        os.close(lock)
+
+
+def _load(path: Path, store: str) -> Pass:
+    """The pass that was begun; a new one where there is none, or where the files are in another store now."""
+    fresh = Pass(store, time.time())
+    try:
+        found = json.loads(path.read_bytes())
+        state = Pass(**found)
+    except (FileNotFoundError, ValueError, TypeError):
+        return fresh
+    state.damaged = {key: reason for key, reason in state.damaged.items() if is_key(key)}
+    return state if state.store == store else fresh
+
+
+@contextlib.contextmanager
+def _saved(path: Path, state: Pass) -> Iterator[Callable[[], None]]:
+    """A function that saves the state now and then; at the end, whatever it is, it is saved."""
+    saved_s = time.monotonic()
+
+    def save() -> None:
+        nonlocal saved_s
+        if time.monotonic() - saved_s > _SAVE_EVERY_S:
+            saved_s = time.monotonic()
+            _write(path, state)
+
+    try:
+        yield save
+    finally:
+        _write(path, state)
+
+
+def _write(path: Path, state: Pass) -> None:
+    fields: dict[str, Any] = {name: getattr(state, name) for name in state.__slots__}
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(fields))
+    os.replace(new, path)

@@ -1,0 +1,172 @@
+"""`grange repository scrub`: hash every stored content again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from grange.cli import words
+from grange.cli.opened import opened
+
+if TYPE_CHECKING:
+    from grange.core.scrub import Scrubbed
+
+#: Of what is damaged, and of the nodes that are hit, so many are shown; --json has them all.
+_SHOWN = 20
+
+
+@click.command("scrub")
+@click.option(
+    "--sample", metavar="PERCENT", type=click.FloatRange(0, 100, min_open=True),
+    help="Stop after so much of all, and go on there the next time.",
+)  # fmt: skip
+@click.option("--quarantine", is_flag=True, help="Take what is damaged out of the index; its bytes are kept.")
+@click.option("--known", "known_only", is_flag=True, help="Look only at what was found damaged before.")
+@click.option("--restart", is_flag=True, help="Begin with the first object again.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    sample: float | None,
+    quarantine: bool,
+    known_only: bool,
+    restart: bool,
+    as_json: bool,
+) -> None:
+    """Hash every stored content again, and tell what is damaged or missing and which nodes have it.
+
+    Stopped or killed, it goes on where it was when it is called again. With --sample 5 it checks a twentieth
+    of everything each time: called every night, all of it in three weeks. Exit status 1 if something is
+    damaged.
+
+    What is in quarantine is unknown to the index: reading it says so, and storing the same content again
+    heals it. Its bytes are kept in the store below quarantine/.
+
+    \b
+    Examples:
+      grange repository scrub
+      grange repository scrub --sample 5
+      grange repository scrub --known --quarantine
+    """
+    from grange.cli.count_bar import count_bar
+    from grange.core.scrub import scrub
+
+    with opened(ctx) as profile:
+        with count_bar("scrubbing", words.size) as show:
+            done = scrub(
+                profile,
+                share=1.0 if sample is None else sample / 100,
+                restart=restart,
+                known_only=known_only,
+                quarantine=quarantine,
+                show=show,
+            )
+    if as_json:
+        from grange.cli.machine import emit
+
+        emit(_document(done))
+    else:
+        _tell(done, known_only)
+    if done.found or done.state.malformed:
+        ctx.exit(1)
+
+
+def _tell(done: Scrubbed, known_only: bool) -> None:
+    if not known_only:
+        of = f" of {words.size(done.total_bytes)}" if done.total_bytes > done.stored_bytes else ""
+        click.echo(
+            f"checked {words.plural(done.blobs, 'content')} in {words.plural(done.objects, 'object')}, "
+            f"{words.size(done.stored_bytes)}{of}"
+            + (", going on where the last call stopped" if done.went_on else "")
+        )
+        if not done.state.complete:
+            click.echo("the next call goes on from here")
+    if done.well:
+        click.echo(
+            f"{words.plural(done.well, 'content')} that had been damaged: well again, or not known any more"
+        )
+    if done.found:
+        _show_damage(done)
+    elif not done.state.malformed:
+        click.echo("all of it is well")
+    for name, reason in sorted(done.state.malformed.items())[:_SHOWN]:
+        click.echo(
+            f"{name}: its contents are read by the index, but not without it: {reason}. "
+            "`grange repository scrub --known --quarantine` writes its contents anew"
+        )
+
+
+def _show_damage(done: Scrubbed) -> None:
+    from grange.cli.table import Cell, Column, print_table
+
+    click.echo()
+    print_table(
+        [Column("damaged content", flexible=True), Column("size", right=True),
+         Column("object", flexible=True), Column("what is wrong", flexible=True)],
+        [(Cell(one.key, "red"), words.size(one.size), one.name, one.reason) for one in done.found[:_SHOWN]],
+    )  # fmt: skip
+    _more(len(done.found))
+    if done.hits:
+        click.echo()
+        print_table(
+            [Column("node", right=True), Column("type", flexible=True), Column("label", flexible=True),
+             Column("file", flexible=True)],
+            [(str(hit.id), hit.node_type, hit.label,
+              hit.path + (f" and {hit.count - 1} more" if hit.count > 1 else ""))
+             for hit in done.hits[:_SHOWN]],
+        )  # fmt: skip
+        _more(done.hit_count)
+    click.echo()
+    hit = f"{words.plural(done.hit_count, 'node')} hit" if done.hit_count else "no node has them"
+    click.echo(f"{words.plural(len(done.found), 'content')} damaged, {hit}.")
+    if done.taken_out:
+        click.echo(
+            "They are in quarantine: storing the same content again heals them. What there was is kept "
+            "in the store below quarantine/."
+        )
+    else:
+        click.echo(
+            "`grange repository scrub --known --quarantine` takes them out of the index, so that storing the "
+            "same content again heals them."
+        )
+    if done.hit_count:
+        click.echo(
+            "Restore the objects from a backup (docs/backup.md), store the files again, or run the "
+            "calculations again in another campaign with cache=False."
+        )
+
+
+def _more(count: int) -> None:
+    if count > _SHOWN:
+        click.echo(f"{count - _SHOWN:,} more; --json has all")
+
+
+def _document(done: Scrubbed) -> dict[str, object]:
+    """Everything, for machines. Units: bytes; seconds since the epoch."""
+    return {
+        "complete": done.state.complete,
+        "went_on": done.went_on,
+        "began_at_s": done.state.began_at_s,
+        "objects": done.objects,
+        "blobs": done.blobs,
+        "stored_bytes": done.stored_bytes,
+        "total_bytes": done.total_bytes,
+        "damaged": [
+            {"key": one.key, "object": one.name, "reason": one.reason, "size": one.size,
+             "missing": one.missing}
+            for one in done.found
+        ],
+        "malformed_packs": done.state.malformed,
+        "nodes": [
+            {"id": hit.id, "uuid": hit.uuid, "node_type": hit.node_type, "label": hit.label, "file": hit.path,
+             "files": hit.count}
+            for hit in done.hits
+        ],
+        "node_count": done.hit_count,
+        "well_again": done.well,
+        "quarantined": [
+            {"object": note.name, "evidence": note.evidence, "keys": list(note.reasons)}
+            for note in done.taken_out
+        ],
+    }  # fmt: skip

@@ -1,0 +1,136 @@
+"""Checking an object: whether its bytes are still what its blobs' keys say."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from grange.repository.deflate import inflated, inflated_pieces
+from grange.repository.errors import ObjectMissing, PackMalformed
+from grange.repository.index import BlobLocation
+from grange.repository.key import Key, key_of
+from grange.repository.object_name import PACKS
+from grange.repository.pack import PackReader
+from grange.repository.ranges import ReadRanges, read_merged
+from grange.repository.source import CHUNK_BYTES
+from grange.repository.store import Contents, Range, Store
+
+#: A pack of up to this size is read whole, by one request.
+WHOLE_BYTES = 48 << 20
+#: Blobs of larger objects are read so many bytes at a time, and those that are longer piece by piece.
+_LOT_BYTES = 16 << 20
+
+GONE = "the object is not in the store"
+DIFFERENT = "its bytes are not what was stored: their SHA-256 differs"
+CUT_OFF = "the object ends before it"
+ELSEWHERE = "the pack's own directory does not have it there"
+
+
+@dataclass(slots=True)
+class Checked:
+    """What checking an object has found.
+
+    wrong: why each damaged or missing blob is that; malformed: what is wrong with a pack's own directory,
+    by which the index is rebuilt, although its blobs may be well.
+    Units: bytes as stored.
+    """
+
+    name: str
+    blobs: int = 0
+    stored_bytes: int = 0
+    wrong: dict[Key, str] = field(default_factory=dict)
+    malformed: str = ""
+
+
+def check_object(store: Store, name: str, rows: Mapping[Key, BlobLocation]) -> Checked:
+    """Hash all blobs of one object, and see that a pack's own directory names them where the index does.
+
+    Units: at most some 64 MiB are in memory, however large the object or a blob in it is.
+    Errors: StoreUnavailable, and what else keeps the store from answering; never what is wrong with the
+    object.
+    """
+    done = Checked(name, len(rows), sum(row.stored_size for row in rows.values()))
+    size = store.head(name)
+    if size is None:
+        done.wrong = dict.fromkeys(rows, GONE)
+        return done
+    try:
+        if size <= WHOLE_BYTES:
+            [content] = store.get_ranges(name, [(0, size)])
+
+            def cut(ranges: Sequence[Range]) -> Contents:
+                return [content[offset : offset + length] for offset, length in ranges]
+
+            _check(done, cut, size, rows, 0)
+        else:
+            _check(done, partial(store.get_ranges, name), size, rows, store.merge_gap_bytes)
+    except ObjectMissing:
+        done.wrong = dict.fromkeys(rows, GONE)
+    return done
+
+
+def _check(
+    done: Checked, read: ReadRanges, size: int, rows: Mapping[Key, BlobLocation], gap_bytes: int
+) -> None:
+    if done.name.startswith(PACKS):
+        try:
+            there = PackReader(done.name, size, read, gap_bytes).locations(done.name)
+            done.wrong |= {key: ELSEWHERE for key, row in rows.items() if there.get(key) != row}
+        except PackMalformed as error:
+            done.malformed = error.reason
+    short: dict[Key, BlobLocation] = {}
+    for key, row in sorted(rows.items(), key=lambda pair: pair[1].offset):
+        if row.offset + row.stored_size > size:
+            done.wrong[key] = CUT_OFF
+        elif max(row.size, row.stored_size) > _LOT_BYTES:
+            if not _agrees(key, row, _pieces(read, row)):
+                done.wrong[key] = DIFFERENT
+        else:
+            short[key] = row
+    for lot in _lots(short):
+        ranges = [(row.offset, row.stored_size) for row in lot.values()]
+        for (key, row), part in zip(lot.items(), read_merged(read, ranges, gap_bytes), strict=True):
+            content = part if row.codec == "stored" else inflated(part, row.size)
+            if content is None or len(content) != row.size or key_of(content) != key:
+                done.wrong[key] = DIFFERENT
+
+
+def _lots(rows: Mapping[Key, BlobLocation]) -> Iterator[dict[Key, BlobLocation]]:
+    """Rows in their order, so many at a time that they and their contents take a bounded room."""
+    lot: dict[Key, BlobLocation] = {}
+    start = 0
+    for key, row in rows.items():
+        if lot and row.offset + row.stored_size - start > _LOT_BYTES:
+            yield lot
+            lot = {}
+        if not lot:
+            start = row.offset
+        lot[key] = row
+    if lot:
+        yield lot
+
+
+def _pieces(read: ReadRanges, row: BlobLocation) -> Iterator[bytes]:
+    end = row.offset + row.stored_size
+    for offset in range(row.offset, end, _LOT_BYTES):
+        [piece] = read([(offset, min(_LOT_BYTES, end - offset))])
+        for at in range(0, len(piece), CHUNK_BYTES):
+            yield bytes(piece[at : at + CHUNK_BYTES])
+
+
+def _agrees(key: Key, row: BlobLocation, pieces: Iterable[bytes]) -> bool:
+    """Whether these stored bytes are the content of a key, of which never more than a piece is in memory."""
+    digest = hashlib.sha256()
+    size = 0
+    try:
+        for piece in pieces if row.codec == "stored" else inflated_pieces(pieces, CHUNK_BYTES):
+            digest.update(piece)
+            size += len(piece)
+            if size > row.size:
+                return False
+    except zlib.error:
+        return False
+    return size == row.size and digest.hexdigest() == key
