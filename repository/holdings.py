@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from grange.repository.object_name import BLOBS, PACKS
 from grange.repository.object_use import ObjectUse
-from grange.repository.store import ObjectInfo
+from grange.repository.store import ObjectInfo, Store
 
 
 @dataclass(slots=True)
@@ -40,6 +40,12 @@ class Holdings:
     def dead_share(self) -> float:
         """How much of the store is not needed, 0 to 1."""
         return self.dead_bytes / self.size if self.size else 0.0
+
+
+def objects_of(store: Store) -> Iterator[ObjectInfo]:
+    """The packs and large blobs of a store; what else is in it is nobody's business here."""
+    yield from store.list(PACKS)
+    yield from store.list(BLOBS)
 
 
 def holdings_of(uses: Iterable[ObjectUse], objects: Iterable[ObjectInfo]) -> Holdings:

@@ -12,6 +12,7 @@ class KeepsLeftovers(Protocol):
     def sweep(self, older_than_s: float) -> int:
         """Remove what was last written to longer ago than this and whose writer is gone; says how many.
 
+        Where a server cannot tell who is gone, nobody may be putting meanwhile.
         Errors: as Store.
         """
         ...

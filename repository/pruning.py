@@ -82,7 +82,8 @@ def prune(
         taken_s = time.monotonic() - started_s
         step = min(_MOST_AT_ONCE, step * 2) if taken_s < _HOLD_S / 2 else max(1, step // 2)
     if isinstance(store, KeepsLeftovers):
-        done.leftovers = store.sweep(max(plan.grace_s, _YOUNGEST_LEFTOVER_S))
+        with index.removing([], plan.grace_s):  # nobody puts meanwhile
+            done.leftovers = store.sweep(max(plan.grace_s, _YOUNGEST_LEFTOVER_S))
     progress(total, total)
     return done
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from itertools import chain
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from grange.repository.begun_file import BegunFile
 from grange.repository.errors import StoreUnavailable
+from grange.repository.leftovers import KeepsLeftovers
 from grange.repository.retries import Retries
 from grange.repository.signer import Signer
-from grange.repository.source import CHUNK_BYTES, Content, Readable, Rewindable, Source, chunks_of
+from grange.repository.source import CHUNK_BYTES, Content, Readable, Rewindable, Source
 from grange.repository.store import Contents, ObjectInfo, Range, Store
 
 # What a file without a way back gives is kept so far, to be given once more.
@@ -71,6 +72,11 @@ class RetryingStore:
 
     def scratch(self, chunks: Iterable[Content]) -> AbstractContextManager[Path]:
         return self._store.scratch(chunks)
+
+    def sweep(self, older_than_s: float) -> int:
+        """Remove what killed writers left, where the store keeps such; says how many."""
+        store = self._store
+        return self.retries.run(lambda: store.sweep(older_than_s)) if isinstance(store, KeepsLeftovers) else 0
 
     def get_ranges(self, name: str, ranges: Sequence[Range]) -> Contents:
         return self.retries.run(lambda: self._store.get_ranges(name, ranges))
@@ -140,12 +146,8 @@ def _with_way_back(source: Source) -> tuple[Source, Callable[[], object] | None]
         return source, source.rewind
     if (way_back := _seeking(source)) is not None:
         return source, way_back
-    kept = b""
-    for chunk in chunks_of(source):
-        kept += chunk
-        if len(kept) > _KEPT_BYTES:
-            return _Chained(chain([kept], chunks_of(source))), None
-    return kept, _nothing
+    begun = BegunFile(source, _KEPT_BYTES)
+    return (begun.content(), _nothing) if begun.ended else (begun, None)
 
 
 def _nothing() -> None:
@@ -158,13 +160,3 @@ def _seeking(file: Readable) -> Callable[[], object] | None:
         return None
     start: int = file.tell()  # type: ignore[attr-defined]
     return lambda: file.seek(start)  # type: ignore[attr-defined]
-
-
-class _Chained:
-    """Chunks as an open file."""
-
-    def __init__(self, chunks: Iterator[Content]) -> None:
-        self._chunks = chunks
-
-    def read(self, _size: int, /) -> bytes:
-        return bytes(next((chunk for chunk in self._chunks if len(chunk)), b""))

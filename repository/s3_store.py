@@ -5,22 +5,24 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from grange.repository.begun_file import BegunFile
 from grange.repository.errors import ObjectMissing, ObjectNameInvalid, StoreError
-from grange.repository.object_name import check_name, check_prefix
+from grange.repository.object_name import BLOBS, PACKS, check_name, check_prefix
 from grange.repository.ranges import merge
 from grange.repository.retries import Retries
 from grange.repository.s3_error import failure_of
-from grange.repository.s3_multipart import COPIED_AT_ONCE_BYTES, Multipart, parts_of
+from grange.repository.s3_multipart import COPIED_AT_ONCE_BYTES, Multipart, parts_of, slices_of
 from grange.repository.s3_session import S3Session
 from grange.repository.s3_settings import S3Settings
 from grange.repository.scratch import scratch_file, sweep
-from grange.repository.source import CHUNK_BYTES, Content, Readable, Source
+from grange.repository.source import CHUNK_BYTES, Content, Source
 from grange.repository.store import Contents, ObjectInfo, Range
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 #: What is longer goes in parts: one PUT is in memory whole, and begins again whole.
 SINGLE_PUT_BYTES = 40 << 20
-# So much of a file of unknown length is read to see whether it is short: it is in memory beside the parts.
+# So much of a file of unknown length is read to see whether it is short.
 _LOOKED_AT_BYTES = 8 << 20
 # A name that begins with a dot is not one of an object: never listed, never read.
 _PROBE = ".grange-probe"
@@ -82,24 +84,17 @@ class S3Store:
         if isinstance(source, Path):
             with source.open("rb", buffering=0) as file:
                 if os.fstat(file.fileno()).st_size > SINGLE_PUT_BYTES:
-                    return self._put_parts(name, memoryview(b""), file)
-                return self._put_file(name, file, SINGLE_PUT_BYTES)
+                    return self._put_parts(name, parts_of(file))
+                return self._put_single(name, memoryview(file.readall()))
         if isinstance(source, bytes | bytearray | memoryview):
             content = memoryview(source).cast("B")
             if len(content) > SINGLE_PUT_BYTES:
-                return self._put_parts(name, content, None)
+                return self._put_parts(name, slices_of(content))
             return self._put_single(name, content)
-        return self._put_file(name, source, _LOOKED_AT_BYTES)
-
-    def _put_file(self, name: str, file: Readable, limit_bytes: int) -> bool:
-        content = bytearray()
-        while len(content) <= limit_bytes and (
-            chunk := file.read(min(CHUNK_BYTES, limit_bytes + 1 - len(content)))
-        ):
-            content += chunk
-        if len(content) > limit_bytes:
-            return self._put_parts(name, memoryview(content), file)
-        return self._put_single(name, memoryview(content))
+        begun = BegunFile(source, _LOOKED_AT_BYTES)
+        if begun.ended:
+            return self._put_single(name, memoryview(begun.content()))
+        return self._put_parts(name, parts_of(begun))
 
     def _put_single(self, name: str, content: memoryview) -> bool:
         if not self._refuses(name):
@@ -112,11 +107,11 @@ class S3Store:
                 return False
         return True
 
-    def _put_parts(self, name: str, content: memoryview, rest: Readable | None) -> bool:
+    def _put_parts(self, name: str, parts: Iterator[Content]) -> bool:
         if self.head(name) is not None and self._rejuvenate(name):
             return False
         upload = Multipart(self._session, name, self._key(name), self.retries)
-        if upload.put(parts_of(content, rest), if_absent=self._refuses(name)):
+        if upload.put(parts, if_absent=self._refuses(name)):
             return True
         self._rejuvenate(name)
         return False
@@ -186,6 +181,29 @@ class S3Store:
             self._swept = True
             sweep(folder, _LEFTOVER_AGE_S)
         return scratch_file(folder, chunks)
+
+    def sweep(self, older_than_s: float) -> int:
+        """Abort uploads in parts that killed writers left, and remove their scratch files; says how many.
+
+        An upload has no lock: call it while nobody puts.
+        Units: older_than_s in seconds, since the upload was begun or the file was last written to.
+        """
+        count = sweep(self._scratch_folder or _scratch_folder(), older_than_s)
+        limit = time.time() - older_than_s
+        for prefix in (PACKS, BLOBS):
+            with self._session.told("list"):
+                pages = self._session.boto.get_paginator("list_multipart_uploads").paginate(
+                    Bucket=self.settings.bucket, Prefix=self._key(prefix)
+                )
+                uploads = [upload for page in pages for upload in page.get("Uploads", [])]
+            for upload in uploads:
+                if upload["Initiated"].timestamp() <= limit:
+                    with suppress(ObjectMissing), self._session.told("delete", upload["Key"]):
+                        self._session.boto.abort_multipart_upload(
+                            Bucket=self.settings.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                        )
+                        count += 1
+        return count
 
     def get_ranges(self, name: str, ranges: Sequence[Range]) -> Contents:
         check_name(name)

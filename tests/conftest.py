@@ -150,3 +150,18 @@ def new_bucket(object_store: object_stores.ObjectStore) -> Callable[[], str]:
 def bucket(new_bucket: Callable[[], str]) -> str:
     """A bucket of this test's own."""
     return new_bucket()
+
+
+@pytest.fixture
+def bucket_profile(
+    tmp_path: Path, database_url: str, object_store: object_stores.ObjectStore, bucket: str
+) -> Iterator[Profile]:
+    """An open profile whose files are in a bucket of its own."""
+    home = tmp_path / "bucket-home"
+    home.mkdir()
+    table = [f"{key} = {value!r}" for key, value in object_store.settings(bucket).to_table().items()]
+    (home / "profile.toml").write_text(
+        "\n".join([f'database = "{database_url}"', "cache_gb = 0.1", "[store]", *table, ""])
+    )
+    with open_profile(home) as opened:
+        yield opened

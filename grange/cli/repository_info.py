@@ -25,13 +25,13 @@ def command(ctx: click.Context, as_json: bool) -> None:
       grange repository info
     """
     from grange.core.upkeep import upkeep
-    from grange.repository.holdings import holdings_of
+    from grange.repository.holdings import holdings_of, objects_of
 
     with opened(ctx) as profile, upkeep(profile, alone=False) as index:
         store = profile.repository.store
         index.mark(settle=False)
         files = index.files()
-        held = holdings_of(index.uses(), store.list())
+        held = holdings_of(index.uses(), objects_of(store))
     if as_json:
         from grange.cli.machine import emit
 

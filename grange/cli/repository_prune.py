@@ -60,6 +60,7 @@ def command(
     from grange.cli.count_bar import count_bar
     from grange.cli.machine import emit
     from grange.core.upkeep import upkeep
+    from grange.repository.holdings import objects_of
     from grange.repository.prune_plan import plan_prune
     from grange.repository.pruning import prune
 
@@ -68,7 +69,7 @@ def command(
         missing = index.mark(settle=not dry_run)
         plan = plan_prune(
             index.uses(),
-            store.list(),
+            objects_of(store),
             now_s=time.time(),
             grace_s=grace_s,
             missing=0 if unknown_too else missing,

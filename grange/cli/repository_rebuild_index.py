@@ -35,13 +35,14 @@ def command(ctx: click.Context, dry_run: bool, yes: bool, everything: bool, as_j
     from grange.cli.count_bar import count_bar
     from grange.cli.machine import emit
     from grange.core.upkeep import upkeep
+    from grange.repository.holdings import objects_of
     from grange.repository.rebuild_plan import plan_rebuild
     from grange.repository.rebuilding import rebuild
 
     done: Rebuilt | None = None
     with opened(ctx) as profile, upkeep(profile, alone=not dry_run) as index:
         store = profile.repository.store
-        plan = plan_rebuild(index.uses(), store.list(), everything=everything)
+        plan = plan_rebuild(index.uses(), objects_of(store), everything=everything)
         if not as_json:
             _show(plan, repr(store))
         if not dry_run and not plan.nothing:
