@@ -11,12 +11,12 @@ from typing import Any
 from grange.repository.errors import StoreError
 from grange.repository.retries import Retries
 from grange.repository.s3_session import S3Session
-from grange.repository.source import Readable
+from grange.repository.source import CHUNK_BYTES, Content, Readable
 from grange.repository.team import Team
 
 PART_BYTES = 8 << 20
 # So many parts at once, each in memory, while they are of PART_BYTES; fewer of longer ones.
-_PARTS_AT_ONCE = 4
+_PARTS_AT_ONCE = 3
 # S3's own limit is 10,000 parts: after so many the next ones are twice as long, up to 128 MiB for 496 GiB.
 _PARTS_OF_A_SIZE = 2_000
 # What one request may copy is 5 GiB on AWS.
@@ -32,7 +32,7 @@ class Multipart:
         self._where = {"Bucket": session.settings.bucket, "Key": key}
         self._retries = retries
 
-    def put(self, parts: Iterator[bytearray], if_absent: bool) -> bool:
+    def put(self, parts: Iterator[Content], if_absent: bool) -> bool:
         """Make an object of parts; False if there was one and the server says so.
 
         if_absent: ask the server to refuse a second object of the name.
@@ -67,11 +67,11 @@ class Multipart:
             self._abort(upload)
             raise
 
-    def _send(self, upload: str, parts: Iterator[bytearray]) -> list[str]:
+    def _send(self, upload: str, parts: Iterator[Content]) -> list[str]:
         under_way: deque[Future[str]] = deque()
         tags: list[str] = []
 
-        def send(number: int, part: bytearray) -> str:
+        def send(number: int, part: Content) -> str:
             answer = self._ask("upload_part", UploadId=upload, PartNumber=number, Body=part)
             return str(answer["ETag"])
 
@@ -124,16 +124,29 @@ class Multipart:
             return getattr(self._session.boto, operation)(**self._where, **arguments)
 
 
-def parts_of(content: memoryview, rest: Readable | None = None) -> Iterator[bytearray]:
-    """Cut a source into parts: what is in memory already, and what is left of the file."""
+def parts_of(file: Readable) -> Iterator[bytearray]:
+    """Cut what a file gives into parts."""
     number = 0
     while True:
-        size = PART_BYTES << (number // _PARTS_OF_A_SIZE)
-        part = bytearray(content[:size])
-        content = content[size:]
-        while rest is not None and len(part) < size and (more := rest.read(size - len(part))):
+        size = _part_size(number)
+        part = bytearray()
+        while len(part) < size and (more := file.read(min(CHUNK_BYTES, size - len(part)))):
             part += more
         if not part:
             return
         yield part
         number += 1
+
+
+def slices_of(content: memoryview) -> Iterator[bytearray]:
+    """Cut into parts what is in memory already."""
+    number = 0
+    while content:
+        size = _part_size(number)
+        yield bytearray(content[:size])
+        content = content[size:]
+        number += 1
+
+
+def _part_size(number: int) -> int:
+    return PART_BYTES << (number // _PARTS_OF_A_SIZE)
