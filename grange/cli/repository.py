@@ -14,6 +14,7 @@ _NAMES: tuple[str, ...] = (
     "repack",
     "rebuild-index",
     "scrub",
+    "fetch",
 )
 
 
