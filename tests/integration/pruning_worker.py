@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import grange as gr
+from grange.core import graph
 from grange.core.campaign import Campaign
 from grange.core.profile import Profile, open_profile
 from grange.core.upkeep import upkeep
@@ -24,8 +25,8 @@ from grange.repository.pruning import prune
 from grange.repository.repack_plan import plan_repack
 from grange.repository.repacking import repack
 
-#: Contents that everybody stores again and again while they die; the last ones stand alone.
-POOL = [b"content %d " % number * 40 for number in range(12)]
+#: Contents that everybody stores again and again while they die.
+POOL = [b"content %d " % number * 40 for number in range(16)]
 DELETE_LINKS = "DELETE FROM link WHERE source_id = ANY (%(ids)s) OR target_id = ANY (%(ids)s)"
 DELETE_NODES = "DELETE FROM node WHERE id = ANY (%(ids)s)"
 
@@ -64,16 +65,25 @@ def store(profile: Profile, seed: int, until_s: float) -> dict[str, Any]:
     while time.time() < until_s:
         folders = []
         for _ in range(draw.randint(1, 3)):
-            files = {f"pool-{n}": POOL[n] for n in draw.sample(range(len(POOL)), 3)}
+            files = {f"pool-{n}": POOL[n] for n in draw.sample(range(len(POOL)), 2)}
             if draw.random() < 0.3:
                 files["own"] = b"%d of %d" % (stored, seed)
             folders.append(gr.Folder(files))
-        profile.store(*folders)
+        with profile.transaction() as cursor:
+            graph.store(
+                cursor,
+                folders,
+                user_id=profile.user_id,
+                repository=profile.repository,
+                index=profile.index(cursor),
+                reader=profile.read_files,
+            )
+            time.sleep(draw.uniform(0, 0.03))  # as in a transaction that has more to do
         stored += len(folders)
         for folder in folders:
             assert folder.id is not None
             kept[folder.id] = {path: str(key) for path, key in folder._files.items()}
-        while len(kept) > 4:
+        while len(kept) > 2:
             gone = draw.choice(list(kept))
             read(profile, gone)
             del kept[gone]
