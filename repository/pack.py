@@ -27,6 +27,8 @@ TARGET_BYTES = 32 << 20
 MOST_MEMBERS = 1 << 19
 LARGEST_DIRECTORY_BYTES = 64 << 20
 _LARGEST_RATIO = 1032
+# What a header has behind the name where it says sizes in 64 bits.
+_EXTRA64_BYTES = 20
 # Headers are read over so much of a pack at a time: where they lie close, all between them is read too.
 _EXTENT_BYTES = 64 << 20
 
@@ -151,16 +153,23 @@ class PackReader:
     What a pack says is bounded before anything is done with it: how many members, how large a directory, how
     much of a content can be in so few bytes; no two members share bytes or a name.
 
+    headers: False where the local headers cannot be read. Then the members have to follow each other without
+    gaps, as a runner writes them, so that the directory tells alone where each content begins.
+
     Errors: PackMalformed (permanent); what read raises.
     """
 
-    def __init__(self, name: str, size: int, read: ReadRanges, merge_gap_bytes: int = 0) -> None:
+    def __init__(
+        self, name: str, size: int, read: ReadRanges, merge_gap_bytes: int = 0, *, headers: bool = True
+    ) -> None:
         self._name = name
         self._size = size
         self._read = read
         start, directory, count = self._find_directory()
         self._members = self._parse(directory, count, start)
-        self._offsets = self._content_offsets(merge_gap_bytes, start)
+        self._offsets = (
+            self._content_offsets(merge_gap_bytes, start) if headers else self._offsets_by_ends(start)
+        )
         #: 32 hexadecimal digits, equal for equal packs: the directory holds all names, sizes and checksums.
         self.fingerprint = hashlib.sha256(directory).hexdigest()[:32]
 
@@ -174,6 +183,13 @@ class PackReader:
                     codec = _CODECS[member.method]
                     rows[key] = BlobLocation(object_name, offset, member.stored_size, codec, member.size)
         return rows
+
+    def checksum(self, name: str) -> tuple[int, int] | None:
+        """CRC-32 and size of a member, whatever it is; None if there is none of that name."""
+        for member in self._members:
+            if member.name == name.encode():
+                return member.checksum, member.size
+        return None
 
     def _malformed(self, reason: str) -> PackMalformed:
         return PackMalformed(self._name, reason)
@@ -301,6 +317,20 @@ class PackReader:
                     raise self._malformed(f"member {_shown(member)} lies within another one")
                 offsets[i] = offset
                 end = offset + member.stored_size
+        return offsets
+
+    def _offsets_by_ends(self, start: int) -> list[int]:
+        """The offset of the first byte of each content, where it ends at the next member's header."""
+        members = self._members
+        order = sorted(range(len(members)), key=lambda i: members[i].header)
+        offsets = [0] * len(members)
+        ends = [members[i].header for i in order[1:]] + [start]
+        for i, end in zip(order, ends, strict=True):
+            member = members[i]
+            offsets[i] = end - member.stored_size
+            extra = offsets[i] - member.header - _LOCAL.size - len(member.name)
+            if extra not in (0, _EXTRA64_BYTES):
+                raise self._malformed(f"member {_shown(member)} does not end where the next one begins")
         return offsets
 
     def _lots(self, order: list[int]) -> Iterator[list[int]]:

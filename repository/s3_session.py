@@ -156,12 +156,14 @@ class S3Session:
             "s3",
             endpoint_url=self.settings.endpoint or None,
             region_name=self.region,
-            verify=None if self.settings.endpoint.startswith("http://") else self._write_trusted(),
+            verify=None if self.settings.endpoint.startswith("http://") else self.trusted_file(),
             config=Config(
                 connect_timeout=CONNECT_TIMEOUT_S,
                 read_timeout=ANSWER_TIMEOUT_S,
                 max_pool_connections=_CONNECTIONS,
                 retries={"total_max_attempts": 1, "mode": "standard"},
+                # Else URLs would be signed in the old way, which signs no headers.
+                signature_version="s3v4",
                 s3={"addressing_style": self.settings.addressing, "payload_signing_enabled": True},
                 # The additional checksums are not understood by every server (Ceph); the SHA-256 is.
                 request_checksum_calculation="when_required",
@@ -236,12 +238,15 @@ class S3Session:
         named = {"ca_file": self.settings.ca_file, "AWS_CA_BUNDLE": os.environ.get("AWS_CA_BUNDLE", "")}
         return b"\n".join(_certificates(Path(file), name) for name, file in named.items() if file)
 
-    def _write_trusted(self) -> str | bool:
-        """The file of all certificates that are trusted, as boto3 wants it."""
+    def trusted_file(self) -> str | None:
+        """A file of all certificates that are trusted: the system's and ours. None: as libraries do it."""
+        return self._once("trusted", self._write_trusted)
+
+    def _write_trusted(self) -> str | None:
         roots = ssl.get_default_verify_paths().cafile
         own = self._own_authorities()
         if not own:
-            return roots or True
+            return roots
         from botocore.httpsession import where
 
         trusted = os.memfd_create("grange-trusted")

@@ -134,6 +134,14 @@ class S3Store:
                 return False
         return True
 
+    def refuses_second(self) -> bool:
+        """Whether the server refuses a second object of a name: of many who put it one is told True."""
+        return self._refuses(_PROBE)
+
+    def try_parts(self, name: str, content: bytes) -> bool:
+        """As put_if_absent(), in parts however short it is: to see whether the server lets us."""
+        return self._put_parts(check_name(name), slices_of(memoryview(content)))
+
     def _refuses(self, name: str) -> bool:
         """Whether the server refuses a second object of a name when it is asked to: tried out once.
 
@@ -326,25 +334,42 @@ class S3Store:
                     yield ObjectInfo(name, found["size"], found["last_modified"].timestamp())
 
     def sign_get(self, names: Sequence[str], expires_s: float) -> Urls:
-        return self._sign("GET", names, expires_s)
-
-    def sign_put(self, names: Sequence[str], expires_s: float) -> Urls:
-        return self._sign("PUT", names, expires_s)
-
-    def _sign(self, method: str, names: Sequence[str], expires_s: float) -> Urls:
-        paths = [check_name(name) for name in names]
-        if not 1 <= expires_s <= _LONGEST_SIGNED_S:
-            raise StoreError(f"a signed URL is good for 1 second to 7 days, not for {expires_s:g} s")
+        paths = _signable(names, expires_s)
         if not paths:
             return []
         with self._session.told("look up"):
             import obstore
 
             signer = self._session.reader
-            return Urls(obstore.sign(signer, method, paths, timedelta(seconds=int(expires_s))))  # type: ignore[call-overload]
+            return Urls(obstore.sign(signer, "GET", paths, timedelta(seconds=int(expires_s))))
+
+    def sign_put(self, names: Sequence[str], expires_s: float) -> Urls:
+        """As Signer has it. The header is signed too: who leaves it out is refused, and so nothing that is
+        there can be replaced."""
+        paths = _signable(names, expires_s)
+        with self._session.told("look up"):
+            sign = self._session.boto.generate_presigned_url
+            bucket = self.settings.bucket
+            return [
+                str(
+                    sign(
+                        "put_object",
+                        Params={"Bucket": bucket, "Key": self._key(path), "IfNoneMatch": "*"},
+                        ExpiresIn=int(expires_s),
+                    )
+                )
+                for path in paths
+            ]
 
     def _key(self, name: str) -> str:
         return f"{self.settings.prefix}/{name}" if self.settings.prefix else name
+
+
+def _signable(names: Sequence[str], expires_s: float) -> list[str]:
+    """Names that URLs may be signed for. Errors: ObjectNameInvalid, StoreError."""
+    if not 1 <= expires_s <= _LONGEST_SIGNED_S:
+        raise StoreError(f"a signed URL is good for 1 second to 7 days, not for {expires_s:g} s")
+    return [check_name(name) for name in names]
 
 
 def _cut(wanted: Sequence[Range], merged: Sequence[Range], pieces: Contents) -> Iterator[bytes]:

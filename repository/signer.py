@@ -24,6 +24,7 @@ class Signer(Protocol):
     def sign_put(self, names: Sequence[str], expires_s: float) -> list[str]:
         """URLs to PUT objects to, whole, each by one request. As sign_get().
 
-        Whoever puts should send the header `If-None-Match: *`: a second delivery is then answered by 412.
+        Whoever puts has to send the header `If-None-Match: *`, which is signed with the rest: a second
+        delivery is answered by 412, and where the server knows that header nothing can be replaced.
         """
         ...
