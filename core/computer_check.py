@@ -16,7 +16,14 @@ from typing import Any, get_args
 
 from grange.core.errors import InputInvalid, InputMissing
 from grange.core.json_value import checked_text
-from grange.farm.computer import Computer, HyperQueueKind, SchedulerKind, SshSettings, TransportKind
+from grange.farm.computer import (
+    Computer,
+    DeliveryKind,
+    HyperQueueKind,
+    SchedulerKind,
+    SshSettings,
+    TransportKind,
+)
 
 #: Shell lines longer than this are a program, and belong in a file there.
 LONGEST_TEXT = 1 << 16
@@ -288,6 +295,7 @@ _CHECKS: dict[str, _Check] = {
     "max_allocations": _whole(1, 1_000_000),
     "connection_interval_s": _seconds(0.0, "seconds, or 0 for none"),
     "slots": _whole(0, 1_000_000),
+    "delivery": _one_of(get_args(DeliveryKind)),
 }
 assert _CHECKS.keys() == {field.name for field in dataclasses.fields(Computer)}
 assert _SSH_CHECKS.keys() == {field.name for field in dataclasses.fields(SshSettings)}

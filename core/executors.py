@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from grange.core import computer as computers
 from grange.core.computer import StoredComputer
 from grange.core.connection import open_connection
+from grange.core.delivery import delivery_of
 from grange.core.errors import ComputerDisabled, InputInvalid, NotFound
 from grange.core.profile import Profile
 from grange.farm.chunk_folder import Fetch
@@ -104,6 +105,7 @@ def _on_computer(profile: Profile, campaign_id: int, label: str) -> Iterator[Ope
             stored.computer,
             transport,
             fetch=_fetch(profile),
+            delivery=delivery_of(profile, campaign_id),
             offer=_offer(profile, stored),
         )
         try:

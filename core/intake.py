@@ -25,6 +25,7 @@ from grange.core.recipe import Conclusion, Recipe, failed
 from grange.core.transition import ProcessStatus, State, step
 from grange.farm.result import ResultPack, TaskResult
 from grange.repository import BlobCorrupt, BlobLocation, BlobMissing, Index, Key, PackMalformed, key_of
+from grange.repository.team import Team
 
 #: What storing raises when the data are to blame: what parse() gave, or a value that PostgreSQL refuses.
 _OF_DATA = (InputInvalid, LinkInvalid, psycopg2.DataError, psycopg2.errors.ProgramLimitExceeded)
@@ -106,10 +107,27 @@ class Intake:
         with self._profile.transaction() as cursor:
             index = self._profile.index(cursor)
             index.hold()
-            locations = self._profile.repository.adopt(*(pack.path for pack in packs if pack.blobs))
+            locations = self._taken_in(packs)
             index.promise({place.object_name for place in locations.values()}, self._campaign_id)
             index.add(locations)
             return self._record(cursor, results, opened, locations, refusal)
+
+    def _taken_in(self, packs: Sequence[ResultPack]) -> dict[Key, BlobLocation]:
+        """Where the blobs of packs lie, once they are in the store.
+
+        Those that their nodes have put there were compared with their receipts when these were fetched; that
+        they are still there is asked now, while nothing is pruned. What is not gives no rows.
+        """
+        repository = self._profile.repository
+        files = [pack.path for pack in packs if pack.blobs and pack.delivered is None]
+        there = [pack.delivered for pack in packs if pack.blobs and pack.delivered is not None]
+        locations = repository.adopt(*files)
+        with Team(repository.store.parallel) as team:
+            sizes = team.map(repository.store.head, [pack.object_name for pack in there])
+            for pack, size in zip(there, sizes, strict=True):
+                if size == pack.size:
+                    locations |= pack.locations()
+        return locations
 
     def _record(
         self,

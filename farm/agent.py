@@ -25,7 +25,8 @@ W, the work directory:
     W/spool/<run>/              one campaign run
         chunk-000001/           see farm.runner
         done/                   marks: "<chunk>.<n>" a result pack is there, "<chunk>.end" the chunk is done
-        jobs/<name>.zip         chunks that were sent together: members <chunk>, each a chunk.zip
+        jobs/<name>.zip         chunks that were sent together: members <chunk>, each a chunk.zip, and before
+                                it <chunk>.urls, its delivery.json, if it has one
         jobs/<name>.json        who got them (Job)
 
 A job file is written before its chunks are handed over and again after it, so whatever dies in between hands
@@ -88,6 +89,8 @@ SERVER_GONE_S = 600.0
 NO_SERVER = "no HyperQueue server was there"
 #: Whoever serves says so this often; after three times that, another one may. Seconds.
 SERVE_S = 5.0
+#: That a pack could not be put into the store is news for so long. Seconds.
+UNDELIVERED_S = 120.0
 #: A pool without work ends after so many seconds.
 POOL_IDLE_S = 30.0
 
@@ -305,15 +308,16 @@ def unpack(run: str, name: str) -> None:
         pack = runner.ZipReader(path)
     except FileNotFoundError:
         return
-    for chunk in pack.names:
-        if not re.match(r"chunk-\d+$", chunk):
-            raise Refused("%s holds %r, which is no chunk" % (path, chunk))
-        folder = make_folder(os.path.join(run, chunk))
+    for member in pack.names:
+        known = re.match(r"(chunk-\d+)(\.urls)?$", member)
+        if known is None:
+            raise Refused("%s holds %r, which is no chunk" % (path, member))
+        folder = make_folder(os.path.join(run, known.group(1)))
         part = os.path.join(folder, "chunk.part")
         with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            for piece in pack.pieces(chunk):
+            for piece in pack.pieces(member):
                 file.write(piece)
-        os.rename(part, os.path.join(folder, "chunk.zip"))
+        os.rename(part, os.path.join(folder, "delivery.json" if known.group(2) else "chunk.zip"))
     pack.close()
     unlink(path)
 
@@ -1628,11 +1632,19 @@ def poll(request: Json) -> Json:
             break
         time.sleep(LOOK_S)
     found = {name: marks for name, run in runs.items() if (marks := marks_of(run))}
+    for run in runs.values():
+        said.update(undelivered(run))
     if refused is not None:
         if not found:
             raise refused
         said.add(str(refused))
     return {"marks": found, "missing": lacking, "problems": sorted(said), **workers(work)}
+
+
+def undelivered(run: str) -> List[str]:
+    """Why packs that should have been put into the store were not, if that was of late."""
+    path = os.path.join(run, "undelivered")
+    return [last_lines(path, 1)] if age_s(path) < UNDELIVERED_S else []
 
 
 def deserted() -> bool:

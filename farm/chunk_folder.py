@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from grange.farm import runner
+from grange.farm.delivery import Delivery
 from grange.farm.task import CommandTask, FunctionTask, Resources, ShippedFunction, Task
 from grange.farm.task_script import MPIRUN, needs_script, scripted
 from grange.repository.errors import BlobMissing
@@ -29,11 +31,13 @@ def write_chunk(
     fetch: Fetch | None,
     flush_s: float = 0.5,
     mpirun: str = MPIRUN,
+    delivery: Delivery | None = None,
     more: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, str]:
     """Write chunk.zip for tasks of one kind (all commands, or all calls of one function).
 
-    mpirun: how commands that want it are run under MPI. more: what the runner is told besides.
+    mpirun: how commands that want it are run under MPI. delivery: large contents are left out that
+    nodes can fetch from its store; chunk.json lists them. more: what the runner is told besides.
 
     Returns the tasks that cannot be made, id → reason; they are not in the chunk. If that is all of
     them, nothing is written.
@@ -50,7 +54,9 @@ def write_chunk(
     }
     if isinstance(tasks[0], CommandTask):
         commands = [task for task in tasks if isinstance(task, CommandTask)]
-        blobs, missing = _input_files(commands, fetch)
+        blobs, missing, away = _input_files(commands, fetch, delivery)
+        if away:
+            spec["away"] = sorted(away)
         spec["kind"] = "command"
         spec["tasks"] = []
         for task in commands:
@@ -103,9 +109,10 @@ def _command(task: CommandTask) -> dict[str, Any]:
 
 
 def _input_files(
-    tasks: Sequence[CommandTask], fetch: Fetch | None
-) -> tuple[dict[str, bytes], dict[str, str]]:
-    """Contents by key of all input files, each once; and the tasks whose contents are not to be had."""
+    tasks: Sequence[CommandTask], fetch: Fetch | None, delivery: Delivery | None
+) -> tuple[dict[str, bytes], dict[str, str], set[Key]]:
+    """Contents by key of all input files, each once; the tasks whose contents are not to be had; and the
+    contents that are left away."""
     blobs: dict[str, bytes] = {}
     wanted: dict[Key, None] = {}
     for task in tasks:
@@ -115,17 +122,52 @@ def _input_files(
             else:
                 blobs[key_of(content)] = content
     absent = {key: None for key in wanted if key not in blobs}
+    away: set[Key] = set()
+    if delivery is not None:
+        large = {Key(key) for key, content in blobs.items() if len(content) >= delivery.least_bytes}
+        if absent or large:
+            away = delivery.left_away(absent.keys() | large)
+        absent = {key: None for key in absent if key not in away}
+        for key in away & large:
+            del blobs[key]
     if fetch is not None and absent:
         for key, fetched in _fetched(fetch, list(absent)).items():
             blobs[key] = fetched
     missing: dict[str, str] = {}
     for task in tasks:
         for path, content in task.files.items():
-            if isinstance(content, str) and content not in blobs:
+            if isinstance(content, str) and content not in blobs and content not in away:
                 missing[task.id] = (
                     f"the content {content} of the input file {path!r} is not in the repository"
                 )
-    return blobs, missing
+    return blobs, missing, away
+
+
+def add_inputs(folder: Path, task_ids: Collection[str], fetch: Fetch | None) -> None:
+    """Write chunk.zip anew, for some of its tasks, with the contents that were left away.
+
+    Errors: runner.SpoolFailed; those of fetch.
+    """
+    path = folder / "chunk.zip"
+    old = runner.ZipReader(str(path))
+    try:
+        spec = json.loads(old.read("chunk.json"))
+        away = spec.pop("away", [])
+        spec["tasks"] = [task for task in spec["tasks"] if task["id"] in task_ids]
+        part = folder / "chunk.part"
+        pack = runner.ZipWriter(str(part))
+        for name in old.names:
+            if name != "chunk.json":
+                pack.add(name, old.read(name))
+        # One by one: they are large.
+        for key in away:
+            for found, content in (_fetched(fetch, [key]) if fetch is not None else {}).items():
+                pack.add(found, content)
+        pack.add("chunk.json", runner.dump(spec))
+        pack.close(sync=False)
+    finally:
+        old.close()
+    part.rename(path)
 
 
 def _fetched(fetch: Fetch, keys: list[Key]) -> Mapping[Key, bytes]:

@@ -24,6 +24,7 @@ from grange.farm.chunk import (
 from grange.farm.chunk_folder import Fetch
 from grange.farm.cluster_spool import ClusterChunk, ClusterRun
 from grange.farm.computer import Computer
+from grange.farm.delivery import Delivery
 from grange.farm.errors import (
     ExecutorUnavailable,
     FarmError,
@@ -39,11 +40,13 @@ from grange.farm.offer import Offer
 from grange.farm.queue import Group, Queue
 from grange.farm.remote import Remote
 from grange.farm.result import ResultPack
+from grange.farm.result_pack import read_result_pack
 from grange.farm.spool import spool_errors
 from grange.farm.spool_by_files import FileSpool
 from grange.farm.spool_there import AgentSpool, SpoolThere
 from grange.farm.task import Batch, FunctionTask, Resources, Task
 from grange.farm.transport import Transport
+from grange.repository.errors import StoreUnavailable
 
 #: How long a poll waits there for news. Short enough that a connection that died unseen is noticed.
 WAIT_S = 15.0
@@ -83,7 +86,8 @@ class ClusterExecutor:
     reached for a while holds both back and loses nothing.
 
     spool_root: a folder of this campaign and computer alone. transport: shared, closed by whoever made it.
-    fetch: reads input files that are given by key. offer: what allocations come to, for how much
+    fetch: reads input files that are given by key. delivery: the store, if it signs URLs; nodes use
+    them where the computer says so. offer: what allocations come to, for how much
     is kept submitted. flush_s: how long results may be kept back there (None: by how long tasks take).
     Errors: SpoolUnwritable.
     """
@@ -98,6 +102,7 @@ class ClusterExecutor:
         transport: Transport,
         *,
         fetch: Fetch | None = None,
+        delivery: Delivery | None = None,
         offer: Offer | None = None,
         sizing: Sizing = CLUSTER,
         flush_s: float | None = None,
@@ -114,6 +119,9 @@ class ClusterExecutor:
             self._there = FileSpool(self.remote, lambda: self._closing)
         self._root = Path(spool_root)
         self._fetch = fetch
+        # What was delivered earlier is looked for in the store whatever the computer says now.
+        self._store = delivery
+        self._delivery = delivery if computer.delivery == "store" else None
         self._offer = offer or Offer()
         self._sizing = sizing
         self._flush_s = flush_s
@@ -242,7 +250,7 @@ class ClusterExecutor:
         """Result packs that earlier executors had fetched and did not live to record."""
         if self._left is None:
             with self._changed:
-                self._left = [pack for run in self._runs.values() for pack in run.packs()]
+                self._left = [pack for run in self._runs.values() for pack in run.packs(self._store)]
                 return self._left
         return []
 
@@ -409,7 +417,7 @@ class ClusterExecutor:
             try:
                 work()
                 refusals = 0
-            except (TransportUnavailable, RemoteFull) as error:
+            except (TransportUnavailable, RemoteFull, StoreUnavailable) as error:
                 self._note(str(error))
                 self._pause(REFUSAL_PAUSE_S)
             except ExecutorUnavailable as error:
@@ -489,6 +497,7 @@ class ClusterExecutor:
                         fetch=self._fetch,
                         flush_s=flush_s,
                         mpirun=self.computer.mpirun,
+                        delivery=self._delivery,
                         more={
                             "need": need,
                             "twin_s": TWIN_S,
@@ -546,12 +555,18 @@ class ClusterExecutor:
             )
         for (name, commands, _), several in groups.items():
             run = self._runs[name]
+            for chunk in several:
+                chunk.whole = chunk.whole or self._delivery is None
+                run.complete(chunk, self._fetch)
             for part in _parts(several):
+                urls = {}
+                if self._delivery is not None:
+                    urls = {chunk.name: run.urls(chunk, self._delivery) for chunk in part}
                 with self._changed:
                     part = [chunk for chunk in part if not chunk.ended]
                     if not part:
                         continue
-                    shipment, path = run.shipment(part)
+                    shipment, path = run.shipment(part, urls)
                     run.tried = True
                     for chunk in part:
                         chunk.tried = True
@@ -643,7 +658,7 @@ class ClusterExecutor:
         now = time.monotonic()
         chunk.look_at = now + LOOK_AGAIN_S
         chunk.lost_since = now if chunk.lost_since is None else chunk.lost_since
-        if now - chunk.lost_since < LOST_S:
+        if now - chunk.lost_since < LOST_S and not chunk.whole:
             return
         if chunk.lives >= LIVES:
             raise ExecutorUnavailable(
@@ -687,6 +702,8 @@ class ClusterExecutor:
                     wanted[pack] = path
         there = self.remote.spool_dir(run.name)
         self._get([(f"{there}/{pack}", path) for pack, path in wanted.items()])
+        for path in wanted.values():
+            self._refuse_untrue(run, path)
         with self._changed:
             if self._closing:
                 return
@@ -716,6 +733,18 @@ class ClusterExecutor:
                 for file in files:
                     with contextlib.suppress(RemoteMissing):
                         self.remote.transport.get([file])
+
+    def _refuse_untrue(self, run: ClusterRun, path: Path) -> None:
+        """Remove a receipt of a pack that is not in the store: its tasks are done again.
+
+        Errors: StoreUnavailable.
+        """
+        try:
+            pack = read_result_pack(path)
+        except (ResultMalformed, FileNotFoundError):
+            return  # that is seen by whoever delivers it
+        if not run.is_sound(pack, self._store):
+            path.unlink(missing_ok=True)
 
     def _deliver(self, run: ClusterRun, path: Path) -> None:
         chunk = run.chunks[path.parent.name]

@@ -7,7 +7,7 @@ Here, in the spool folder of the campaign and the computer:
         chunk-000001/
             chunk.zip           until the chunk is done, so that it can be sent again
             sent                it was put into the spool there
-            <twin>-result-<n>.zip   a pack that was fetched and is not recorded yet
+            <twin>-result-<n>.zip   a pack that was fetched and is not recorded yet, or the receipt of one
 
 There, below the work directory: spool/<run>/, see farm.agent.
 """
@@ -24,17 +24,22 @@ from pathlib import Path
 from typing import Any
 
 from grange.farm import runner
-from grange.farm.chunk_folder import Fetch, write_chunk
+from grange.farm.chunk_folder import Fetch, add_inputs, write_chunk
+from grange.farm.delivery import PACKS, Delivery
 from grange.farm.errors import ResultMalformed
 from grange.farm.executor_spool import remove_flat
 from grange.farm.result import ResultPack
 from grange.farm.result_pack import read_result_pack
 from grange.farm.spool import Run, spool_errors
 from grange.farm.task import CommandTask, Resources, Task
+from grange.repository.key import Key
 
 REMOTE_FILE = "remote.json"
 SENT_FILE = "sent"
 _PACK = re.compile(r"(chunk-\d+)(?:\+(\d+))?/result-(\d+)\.zip")
+_DELIVERED = re.compile(r"0-result-(\d+)\.zip")
+#: Of a task whose input files its node could not fetch.
+_UNREACHABLE = "input_unreachable"
 
 
 @dataclass(slots=True, eq=False)
@@ -45,7 +50,8 @@ class ClusterChunk:
     tried: it may be there. sent: it is there. look_at: when it is to be asked for (on the monotonic clock).
     lost_since: since when it is known that something of it is missing there. lives: how often it was sent
     because it was lost. open_ids: the tasks whose results are waited for. unwanted: those that nobody waits
-    for, and that are to end there.
+    for, and that are to end there. away: contents that nodes fetch by themselves; whole: they could not, so
+    that the contents have to be sent.
     """
 
     folder: Path
@@ -59,6 +65,8 @@ class ClusterChunk:
     look_at: float = 0.0
     lost_since: float | None = None
     lives: int = 1
+    away: frozenset[Key] = frozenset()
+    whole: bool = False
     waiting: set[Path] = field(default_factory=set)
     open_ids: set[str] = field(default_factory=set)
     unwanted: set[str] = field(default_factory=set)
@@ -70,9 +78,13 @@ class ClusterChunk:
     def delivered(self, pack: ResultPack) -> ResultPack:
         """Results of this chunk have come. Returns the pack without those that had come before.
 
-        Of a task that was done twice, the first result counts.
+        Of a task that was done twice, the first result counts. One whose input files could not be fetched is
+        as if it had none.
         """
-        fresh = tuple(result for result in pack.results if result.id in self.open_ids)
+        fresh = tuple(
+            result for result in pack.results if result.id in self.open_ids and result.outcome != _UNREACHABLE
+        )
+        self.whole = self.whole or any(result.outcome == _UNREACHABLE for result in pack.results)
         self.open_ids.difference_update(result.id for result in fresh)
         return pack if len(fresh) == len(pack.results) else replace(pack, results=fresh)
 
@@ -143,6 +155,7 @@ class ClusterRun:
         fetch: Fetch | None,
         flush_s: float,
         mpirun: str,
+        delivery: Delivery | None,
         more: Mapping[str, Any],
     ) -> tuple[ClusterChunk | None, ResultPack | None]:
         """Write a chunk here. Second: a pack that says input_missing of the tasks that cannot be made.
@@ -154,7 +167,7 @@ class ClusterRun:
             with spool_errors(self.path):
                 missing = write_chunk(
                     folder, tasks, resources, scratch=self.scratch_name, fetch=fetch, flush_s=flush_s,
-                    mpirun=mpirun, more=more,
+                    mpirun=mpirun, delivery=delivery, more=more,
                 )  # fmt: skip
         except BaseException:
             remove_flat(folder)
@@ -166,6 +179,8 @@ class ClusterRun:
             return None, refused
         commands = isinstance(tasks[0], CommandTask)
         chunk = ClusterChunk(folder, attempts, kind, dict(need), commands, open_ids=set(attempts))
+        if delivery is not None and commands:
+            chunk.away = _left_away(folder)
         self.chunks[chunk.name] = chunk
         return chunk, refused
 
@@ -182,6 +197,8 @@ class ClusterRun:
             chunk.commands,
             lives=chunk.lives + 1,
             open_ids=set(chunk.open_ids),
+            away=chunk.away,
+            whole=chunk.whole,
         )
         self.chunks[made.name] = made
         return made
@@ -208,14 +225,31 @@ class ClusterRun:
         self.chunks[chunk.name] = chunk
         return read_result_pack(path)
 
-    def shipment(self, chunks: Sequence[ClusterChunk]) -> tuple[str, Path]:
-        """One file that holds chunks, to be sent; its name there (without ending), and the file here."""
+    def complete(self, chunk: ClusterChunk, fetch: Fetch | None) -> None:
+        """Put what nodes could not fetch into a chunk that is to be sent.
+
+        Errors: SpoolUnwritable; those of fetch.
+        """
+        if chunk.whole and chunk.away:
+            with spool_errors(self.path):
+                add_inputs(chunk.folder, chunk.open_ids, fetch)
+            chunk.away = frozenset()
+
+    def shipment(
+        self, chunks: Sequence[ClusterChunk], urls: Mapping[str, Mapping[str, Any]]
+    ) -> tuple[str, Path]:
+        """One file that holds chunks, to be sent; its name there (without ending), and the file here.
+
+        urls: chunk → what its runner is told of the store; nowhere else is it written.
+        """
         self._shipments += 1
         name = f"{os.getpid():x}-{self._shipments:06d}"
         path = self.path / f"{name}.zip"
         with spool_errors(self.path):
             pack = runner.ZipWriter(str(path))
             for chunk in chunks:
+                if chunk.name in urls:
+                    pack.add(f"{chunk.name}.urls", runner.dump(urls[chunk.name]))
                 fd = os.open(chunk.folder / "chunk.zip", os.O_RDONLY | os.O_CLOEXEC)
                 try:
                     pack.add_named(chunk.name, fd)
@@ -240,6 +274,23 @@ class ClusterRun:
         if match is None or match[1] not in self.chunks:
             return None
         return self.path / match[1] / f"{match[2] or 0}-result-{match[3]}.zip"
+
+    def urls(self, chunk: ClusterChunk, delivery: Delivery) -> dict[str, Any]:
+        """What a chunk's runner is told of the store, a secret. Errors: those of the store."""
+        return delivery.urls(self.name, chunk.name, min(PACKS, len(chunk.attempts)), chunk.away)
+
+    def is_sound(self, pack: ResultPack, delivery: Delivery | None) -> bool:
+        """Whether what a receipt says is so: the pack that its chunk had a URL for is in the store. True of
+        packs that are here.
+
+        Errors: StoreUnavailable (retry).
+        """
+        if pack.delivered is None:
+            return True
+        known = _DELIVERED.fullmatch(pack.path.name)
+        if known is None or delivery is None:
+            return False
+        return delivery.has(pack.delivered, self.name, pack.path.parent.name, int(known[1]))
 
     def fetched(self, path: Path) -> ResultPack | None:
         """A pack that is here now; None if nothing in it is new. Errors: ResultMalformed."""
@@ -293,12 +344,14 @@ class ClusterRun:
             else:
                 self.chunks[chunk.name] = chunk
 
-    def packs(self) -> Iterator[ResultPack]:
-        """What was fetched and not recorded."""
+    def packs(self, delivery: Delivery | None) -> Iterator[ResultPack]:
+        """What was fetched and not recorded. Errors: StoreUnavailable (retry)."""
         for chunk in list(self.chunks.values()):
             for path in sorted(chunk.waiting):
                 try:
                     pack = read_result_pack(path)
+                    if not self.is_sound(pack, delivery):
+                        raise ResultMalformed(f"{path} tells of a pack that is not in the store")
                 except (ResultMalformed, FileNotFoundError):
                     chunk.waiting.discard(path)
                     path.unlink(missing_ok=True)
@@ -343,4 +396,17 @@ def _loaded(folder: Path) -> ClusterChunk | None:
         tried=True,
         waiting=waiting,
         open_ids=set(attempts),
+        away=frozenset(spec.get("away", ())),
     )
+
+
+def _left_away(folder: Path) -> frozenset[Key]:
+    """The contents that a chunk names and does not hold."""
+    try:
+        pack = runner.ZipReader(str(folder / "chunk.zip"))
+    except FileNotFoundError:
+        return frozenset()
+    try:
+        return frozenset(json.loads(pack.read("chunk.json")).get("away", ()))
+    finally:
+        pack.close()

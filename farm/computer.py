@@ -17,6 +17,10 @@ SchedulerKind = Literal["direct", "slurm"]
 #: private-wheel  the server of the PyPI wheel, which has no authentication: whoever reaches its port runs
 #:                commands as you. Only for machines and networks that nobody else can reach.
 HyperQueueKind = Literal["none", "hq", "private-wheel"]
+#: ssh    result packs and input files come and go as files do, through this machine
+#: store  nodes put large result packs into the profile's store, and fetch large input files from there, by
+#:        signed URLs; where the store is a folder, and where they do not get through, as with ssh
+DeliveryKind = Literal["ssh", "store"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +58,7 @@ class Computer:
     prepend_text); hq_binary: a file here that is sent instead. max_queued_jobs: how many jobs of ours may be
     in the queue of the scheduler at once, all processes together. connection_interval_s: the least time
     between the beginnings of two connections. slots: for direct, how many cores tasks may use together (0:
-    all).
+    all). delivery: how results come back; "store" is for computers whose nodes reach the store's server.
     """
 
     label: str
@@ -83,3 +87,4 @@ class Computer:
     max_allocations: int = 16
     connection_interval_s: float = 10.0
     slots: int = 0
+    delivery: DeliveryKind = "ssh"

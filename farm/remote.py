@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from grange.farm import agent, runner
+from grange.farm import agent, courier, runner
 from grange.farm.computer import Computer
 from grange.farm.errors import CommandRefused, ExecutorUnavailable, RemoteFull, TransportFailed
 from grange.farm.transport import Transport
@@ -22,6 +22,7 @@ COMPLETE = "complete"
 #: Pure-Python packages that go along: functions that travel by value need the first.
 LIBRARIES = ("cloudpickle",)
 WHEEL_LIBRARIES = ("tqdm",)
+_CODE: tuple[Any, ...] = (agent, runner, courier)
 
 
 class Remote:
@@ -155,7 +156,7 @@ class Remote:
     @cached_property
     def _files(self) -> dict[str, Path]:
         """What is sent: path below code_dir → file here. Errors: ExecutorUnavailable."""
-        files = {"agent.py": Path(agent.__file__), "runner.py": Path(runner.__file__)}
+        files = {f"{code.__name__.rpartition('.')[2]}.py": Path(code.__file__) for code in _CODE}
         libraries = [*LIBRARIES]
         if self.computer.hyperqueue == "private-wheel":
             libraries += WHEEL_LIBRARIES

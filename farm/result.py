@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from grange.repository.delivered import DeliveredPack
 from grange.repository.key import Key
 
 #: finished            the program ended by itself (any return code), or the function returned
@@ -19,6 +20,8 @@ from grange.repository.key import Key
 #: crashed             the interpreter or program died of a signal that we did not send
 #: cancelled           ended by us because it was asked
 #: retrieve_failed     the program ran, but its output could not be read or kept
+#: input_unreachable   an input file that lies in the store could not be fetched from there; executors send
+#:                     such tasks again, with their input files, so that nobody else gets to see it
 Outcome = Literal[
     "finished",
     "raised",
@@ -30,6 +33,7 @@ Outcome = Literal[
     "crashed",
     "cancelled",
     "retrieve_failed",
+    "input_unreachable",
 ]
 
 
@@ -62,9 +66,11 @@ class TaskResult:
 class ResultPack:
     """A pack that a runner delivered: a ZIP file with a manifest and blobs, and the parsed manifest.
 
-    blobs: how many members besides the manifest; a pack with none need not be kept.
+    blobs: how many members besides the manifest; a pack with none need not be kept. delivered: where the pack
+    is, if it was put into the store already and the file is its receipt.
     """
 
     path: Path
     results: tuple[TaskResult, ...]
     blobs: int
+    delivered: DeliveredPack | None = None

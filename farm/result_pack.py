@@ -1,4 +1,4 @@
-"""Reading result packs: the manifest that a runner put at the end of its pack."""
+"""Reading result packs: the manifest that a runner put at the end of its pack, or receipts of packs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import Any
 from grange.farm import runner
 from grange.farm.errors import ResultMalformed
 from grange.farm.result import ResultPack, TaskResult
+from grange.repository.delivered import DeliveredPack
+from grange.repository.errors import PackMalformed
 
 #: A manifest that says it is longer is not read.
 LARGEST_MANIFEST_BYTES = 512 << 20
@@ -25,17 +27,27 @@ class Manifest:
     results: tuple[TaskResult, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """delivered.json of a receipt: where the pack is."""
+
+    name: str
+    size: int
+    directory_at: int
+
+
 @cache
-def _decoder() -> Any:
+def _decoder(kind: type[Manifest | Receipt]) -> Any:
     import msgspec
 
-    return msgspec.json.Decoder(Manifest)
+    return msgspec.json.Decoder(kind)
 
 
 def read_result_pack(path: Path) -> ResultPack:
     """The pack with its manifest parsed; blobs stay where they are.
 
-    What the file says of itself is bounded before anything of it is in memory.
+    What the file says of itself is bounded before anything of it is in memory. A receipt tells of a pack in
+    the store; nobody has looked there yet.
 
     Errors: ResultMalformed, FileNotFoundError.
     """
@@ -49,12 +61,25 @@ def read_result_pack(path: Path) -> ResultPack:
         size = pack.size("manifest.json")
         if size > LARGEST_MANIFEST_BYTES:
             raise ValueError(f"its manifest would have {size} bytes")
-        manifest = _decoder().decode(pack.read("manifest.json"))
+        content = pack.read("manifest.json")
+        manifest = _decoder(Manifest).decode(content)
+        if "delivered.json" in pack:
+            delivered = _delivered(pack, content)
+            return ResultPack(path, manifest.results, len(delivered.locations()), delivered)
         return ResultPack(path, manifest.results, len(pack.names) - 1)
-    except (KeyError, ValueError, zlib.error, msgspec.MsgspecError) as problem:
+    except (KeyError, ValueError, zlib.error, msgspec.MsgspecError, PackMalformed) as problem:
         raise ResultMalformed(f"{path} is not a result pack: {problem}") from problem
     finally:
         pack.close()
+
+
+def _delivered(receipt: runner.ZipReader, manifest: bytes) -> DeliveredPack:
+    """The pack that a receipt tells of. Errors: PackMalformed, ValueError if this is not its manifest."""
+    told = _decoder(Receipt).decode(receipt.read("delivered.json"))
+    made = DeliveredPack(told.name, told.size, told.directory_at, receipt.read("directory"))
+    if made.reader().checksum("manifest.json") != (zlib.crc32(manifest), len(manifest)):
+        raise ValueError(f"its manifest is not that of {told.name}")
+    return made
 
 
 def set_aside(path: Path) -> Path:

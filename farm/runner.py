@@ -7,15 +7,19 @@ One file, standard library only, Python 3.9 or newer: it is what travels to a co
     runner.py serve PARENT_PID     chunk after chunk; requests as JSON lines on standard input, reports as
                                    JSON lines on standard output, end of input ends it
 
-A chunk folder holds chunk.zip (chunk.json, blobs of input files, calls.pickle) and gets
+A chunk folder holds chunk.zip (chunk.json, blobs of input files, calls.pickle), perhaps delivery.json (signed
+URLs: see courier.py, and Delivery below) and gets
 
-    result-<n>.zip    a result pack: blobs named by key, and manifest.json as its last member
+    result-<n>.zip    a result pack: blobs named by key, and manifest.json as its last member; or, if the pack
+                      was put into the store, its receipt: delivered.json, directory, manifest.json
     marks             four bytes each: the running task, its tries, and per task the number of its pack
     cancel            a JSON list of ids to end (empty: all), written by the executor
     stdout, stderr    what a call of a function prints, taken away after each call
 
 Order of writes of a pack: result-<n>.part, fsync, marks, rename. A .part that marks point at is complete,
-so whoever comes next renames it; any other is rubbish. So no task is lost, and none runs twice.
+so whoever comes next renames it; any other is rubbish. So no task is lost, and none runs twice. A pack that
+is to be put into the store is in its place before that, as any other; only its marks say that it is pending,
+and so that the chunk is not done.
 """
 
 # zip() has no strict= before Python 3.10, and contextlib costs a fifth of the start-up time.
@@ -85,6 +89,8 @@ LARGEST_STATUS = (1 << 31) - 1
 IDLE = 0xFFFFFFFF
 #: In marks, in place of a pack's number: the task was done in a folder beside this one.
 NOT_HERE = 0xFFFFFFFF
+#: In marks, with a pack's number: the pack is here, and about to be put into the store.
+PENDING = 0x80000000
 PAIR = struct.Struct("=2I")
 EMPTY = hashlib.sha256(b"").hexdigest()
 LOCAL_HEADER = struct.Struct("<4s5H3I2H")
@@ -330,6 +336,9 @@ class ZipReader:
 
     def __init__(self, path: str) -> None:
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        #: Where the directory begins, which reaches to the end of the file. Bytes.
+        self.directory_at = 0
+        self.length = os.fstat(self._fd).st_size
         self._members: Dict[str, Tuple[int, int, int, int]] = {}
         try:
             for name, method, stored, size, start in self._entries():
@@ -379,6 +388,10 @@ class ZipReader:
             raise ValueError("the member %s is not as long as it says" % name)
         yield rest
 
+    def tail(self, start: int) -> bytes:
+        """The bytes of the file from a place on."""
+        return os.pread(self._fd, max(0, self.length - start), start)
+
     def close(self) -> None:
         os.close(self._fd)
 
@@ -402,6 +415,7 @@ class ZipReader:
             raise ValueError("its directory does not fit into its %d bytes" % length)
         if count > MOST_MEMBERS or size > LARGEST_DIRECTORY:
             raise ValueError("it has %d members, %d bytes of directory: too many" % (count, size))
+        self.directory_at = start
         directory, position = os.pread(self._fd, size, start), 0
         for _ in range(count):
             entry = CENTRAL_HEADER.unpack_from(directory, position)
@@ -462,6 +476,10 @@ class Results:
         self.last: Optional[Json] = None
         self._live_s = patience_s / 3 if patience_s else None
         self._live_at = 0.0
+        #: Who puts packs into the store, if somebody does.
+        self.delivery: Optional[Delivery] = None
+        #: Held while nobody should fork.
+        self.quiet = threading.Lock()
         path = os.path.join(folder, "marks")
         self._fd = spool_open(path, os.O_RDWR | os.O_CREAT)
         # Another runner that is at work is waited for.
@@ -491,7 +509,7 @@ class Results:
     @property
     def complete(self) -> bool:
         """Whether all is done. Our own marks: to close their file, opened anew, would end our lock on it."""
-        return all(self._marks[2:])
+        return are_done(self._marks[2:])
 
     def unlock(self) -> None:
         """Let another runner at the chunk."""
@@ -505,16 +523,38 @@ class Results:
 
     def _settle(self) -> int:
         """Finish what an earlier life of this chunk left; returns the number of the last pack."""
-        done = set(self._marks[2:]) - {0, NOT_HERE}
+        done = numbers_in(self._marks[2:])
         last = max(done, default=0)
         settle_parts(self._folder, done)
         for name in os.listdir(self._folder):
             if name.startswith("result-") and name.endswith(".zip"):
                 last = max(last, int(name[7:-4]))
                 pack = ZipReader(os.path.join(self._folder, name))
-                self._keys.update(member for member in pack.names if member != "manifest.json")
+                members = pack.names
+                if "delivered.json" in pack:
+                    members = names_in_directory(pack.read("directory"))
+                self._keys.update(member for member in members if member != "manifest.json")
                 pack.close()
         return last
+
+    def deliver_by(self, delivery: Optional[Delivery]) -> None:
+        """From now on packs are put into the store by somebody (None: by nobody), and those first that an
+        earlier life of this chunk had still to put there."""
+        self.delivery = delivery
+        for number in sorted({mark & ~PENDING for mark in self._marks[2:] if is_pending(mark)}):
+            if delivery is not None and delivery.takes(number):
+                delivery.add(number, 0, 0)
+            else:
+                self.handed_over(number, 0, 0)
+
+    def handed_over(self, number: int, results: int, blobs: int) -> None:
+        """Nothing more is to be done about a pack that was pending."""
+        with self._lock:
+            for index, mark in enumerate(self._marks):
+                if index > 1 and mark == number | PENDING:
+                    self._marks[index] = number
+            self._save()
+        self._tell(number, self.complete, results, blobs)
 
     def done(self, index: int) -> bool:
         return self._marks[index + 2] != 0
@@ -615,9 +655,11 @@ class Results:
                 self._dirty.clear()
             pack.add("manifest.json", dump({"format": FORMAT, "results": results}))
             pack.close()
+            delivery = self.delivery if blobs else None
+            pending = delivery is not None and delivery.takes(number, pack.offset)
             with self._lock:
                 for index in indexes:
-                    self._marks[index + 2] = number
+                    self._marks[index + 2] = number | PENDING if pending else number
                 self._save()
             path = os.path.join(self._folder, "result-%d" % number)
             try:
@@ -627,7 +669,10 @@ class Results:
                 # pack may have been fetched since.
                 if problem.errno != errno.ENOENT or not os.path.exists(self._folder):
                     raise SpoolFailed(str(problem)) from problem
-            self._tell(number, self.complete, len(results), blobs)
+            if delivery is not None and pending:
+                delivery.add(number, len(results), blobs)
+            else:
+                self._tell(number, self.complete, len(results), blobs)
 
     def flush_if_due(self) -> None:
         if self.due is not None and time.monotonic() >= self.due:
@@ -653,6 +698,9 @@ class Results:
         if self.holding:
             self.discard()
         self.flush()
+        if self.delivery is not None:
+            for number, results, blobs in self.delivery.stop():
+                self.handed_over(number, results, blobs)
         self._closed = True
         self._dirty.set()
         self._drop_pack()
@@ -674,6 +722,150 @@ class Results:
             os.pwrite(self._fd, self._marks[2:].tobytes(), 8)
         except OSError as problem:
             raise SpoolFailed(str(problem)) from problem
+
+
+class Delivery:
+    """Puts result packs of one chunk into the store, one after the other, in a thread.
+
+    A pack lies in its place in the chunk folder before. Once it is in the store its receipt takes that place;
+    where that cannot be done, it stays, and comes back as other packs do.
+    """
+
+    def __init__(self, results: Results, folder: str, spec: Json) -> None:
+        self._results = results
+        self._folder = folder
+        self._places: List[List[str]] = spec["put"]
+        self._least: int = spec.get("least", 0)
+        self._changed = threading.Condition()
+        self._waiting: List[Tuple[int, int, int]] = []
+        self._stopping = False
+        self._courier = load_courier()
+        self._carrier = self._courier.Courier(spec.get("ca", ""), lambda: self._stopping, results.quiet)
+        self._thread: Optional[threading.Thread] = None
+        self._said = ""
+
+    def takes(self, number: int, size: Optional[int] = None) -> bool:
+        """Whether a pack is to be put into the store: one of some size, for which there is a URL."""
+        return 0 < number <= len(self._places) and (size is None or size >= self._least)
+
+    def add(self, number: int, results: int, blobs: int) -> None:
+        """Let a pack be put into the store."""
+        with self._changed:
+            self._waiting.append((number, results, blobs))
+            self._changed.notify_all()
+        if self._thread is None:
+            # Not earlier: it takes over which signals are blocked.
+            self._thread = threading.Thread(target=self._work, name="deliver", daemon=True)
+            self._thread.start()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether all has been dealt with, after some time at the latest."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._waiting, timeout_s)
+
+    def stop(self) -> List[Tuple[int, int, int]]:
+        """Break off; what has not been dealt with."""
+        self._stopping = True
+        with self._changed:
+            self._changed.notify_all()
+        self._carrier.abort()
+        if self._thread is not None:
+            self._thread.join(0.5)  # what waits for a name server is left to itself
+        return list(self._waiting)
+
+    def _work(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            while True:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._waiting or self._stopping)
+                    if self._stopping:
+                        return
+                    work = self._waiting[0]
+                self._deliver(work[0])
+                with self._changed:
+                    if self._stopping:
+                        return
+                    self._waiting.pop(0)
+                    self._changed.notify_all()
+                self._results.handed_over(*work)
+        except SpoolFailed as problem:
+            fail(problem)
+
+    def _deliver(self, number: int) -> None:
+        path = os.path.join(self._folder, "result-%d.zip" % number)
+        name, url = self._places[number - 1]
+        try:
+            pack = ZipReader(path)
+        except FileNotFoundError:
+            return  # somebody has fetched it, or nobody wants it any more
+        try:
+            if "delivered.json" in pack:
+                return
+            self._carrier.put(url, path)
+            self._put_receipt(number, name, pack)
+        except self._courier.Undelivered as problem:
+            self._say("a result pack was not put into the store, and is fetched instead: %s" % problem)
+        except self._courier.Stopped:
+            return
+        finally:
+            pack.close()
+
+    def _put_receipt(self, number: int, name: str, pack: ZipReader) -> None:
+        part = os.path.join(self._folder, "receipt-%d.part" % number)
+        try:
+            receipt = ZipWriter(part)
+            receipt.add(
+                "delivered.json",
+                dump({"name": name, "size": pack.length, "directory_at": pack.directory_at}),
+            )
+            receipt.add("directory", pack.tail(pack.directory_at))
+            receipt.add("manifest.json", pack.read("manifest.json"))
+            receipt.close()
+            os.rename(part, os.path.join(self._folder, "result-%d.zip" % number))
+        except (OSError, SpoolFailed) as problem:
+            if os.path.exists(self._folder):
+                raise SpoolFailed(str(problem)) from problem
+
+    def _say(self, text: str) -> None:
+        """Tell whoever runs the campaign, and the log of the run; not the streams of a call."""
+        if text == self._said:
+            return
+        self._said = text
+        run = os.path.dirname(self._folder)
+        mark(os.path.join(run, "undelivered"), text)
+        try:
+            with open(os.path.join(run, "log"), "a", encoding="utf-8") as file:
+                file.write("%s: %s\n" % (os.path.basename(self._folder), text))
+        except OSError:
+            pass
+
+
+def load_courier() -> Any:
+    """The module courier.py, which lies beside this file; most chunks need none."""
+    import importlib.util
+
+    name = "grange_courier"
+    found = sys.modules.get(name)
+    if found is None:
+        path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "courier.py")
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        found = importlib.util.module_from_spec(spec)
+        sys.modules[name] = found
+        spec.loader.exec_module(found)
+    return found
+
+
+def read_delivery(folder: str) -> Optional[Json]:
+    """What delivery.json of a chunk folder says; None where there is none."""
+    try:
+        with open(os.path.join(folder, "delivery.json"), encoding="utf-8") as file:
+            found: Json = json.load(file)
+            return found
+    except (OSError, ValueError):
+        return None
 
 
 class Occupied(Exception):
@@ -720,15 +912,41 @@ def settle_parts(folder: str, done: Optional[Iterable[int]] = None) -> None:
     parts = [name for name in os.listdir(folder) if name.startswith("result-") and name.endswith(".part")]
     if not parts:
         return
-    if done is None:
-        done = set(read_marks(folder)[2:])
-    wanted = set(done)
+    wanted = numbers_in(read_marks(folder)[2:]) if done is None else set(done)
     for name in parts:
         path = os.path.join(folder, name)
         if int(name[7:-5]) in wanted:
             os.rename(path, path[:-5] + ".zip")
         else:
             os.unlink(path)
+
+
+def is_pending(mark: int) -> bool:
+    """Whether the pack with a task's result is still to be put into the store."""
+    return bool(mark & PENDING) and mark != NOT_HERE
+
+
+def numbers_in(marks: Iterable[int]) -> Set[int]:
+    """The numbers of the packs that marks of tasks name."""
+    return {mark & ~PENDING for mark in set(marks) if mark not in (0, NOT_HERE)}
+
+
+def are_done(marks: Iterable[int]) -> bool:
+    """Whether nothing is to be done any more of the tasks with these marks."""
+    found = set(marks)
+    return 0 not in found and not any(map(is_pending, found))
+
+
+def names_in_directory(content: bytes) -> List[str]:
+    """The names of the members that a directory lists."""
+    found: List[str] = []
+    position = 0
+    while content.startswith(b"PK\1\2", position):
+        entry = CENTRAL_HEADER.unpack_from(content, position)
+        position += CENTRAL_HEADER.size
+        found.append(content[position : position + entry[10]].decode())
+        position += entry[10] + entry[11] + entry[12]
+    return found
 
 
 def read_marks(folder: str) -> array.array[int]:
@@ -1220,9 +1438,9 @@ class Scratch:
 
     def _clear_after_the_dead(self) -> None:
         """Remove the directories of runners of this run that were killed."""
-        for pid in os.listdir(self._base):
-            if not lives(pid):
-                remove_tree(os.path.join(self._base, pid))
+        for name in os.listdir(self._base):
+            if not lives(name.partition(".")[0]):
+                remove_tree(os.path.join(self._base, name))
 
     def renew(self) -> None:
         """Empty it, whatever the task did to it."""
@@ -1298,6 +1516,75 @@ class Stream:
         self.fd, self.name = -1, ""
 
 
+class Unfetched(Exception):
+    """An input file that lies in the store could not be had from there, or not in the time that we have."""
+
+
+class Fetched:
+    """Input files that lie in the store, fetched by signed URL: each once for all tasks of a chunk."""
+
+    def __init__(self, chunk: Chunk, control: Control, scratch: Scratch) -> None:
+        self._places: Json = chunk.delivery["get"]
+        self._folder = scratch.path + ".inputs"
+        self._courier = load_courier()
+        self._carrier = self._courier.Courier(
+            chunk.delivery.get("ca", ""), lambda: self._ends(control, chunk.results), chunk.results.quiet
+        )
+        #: Who waits for a content now.
+        self.task_id = ""
+        #: How many tasks are still to come that use a content.
+        self._uses: Dict[str, int] = {}
+        for index, task in enumerate(chunk.tasks):
+            if not chunk.results.done(index):
+                for key in task.get("files", {}).values():
+                    self._uses[key] = self._uses.get(key, 0) + 1
+        remove_tree(self._folder)
+        os.mkdir(self._folder, 0o700)
+
+    def write(self, key: str, fd: int) -> None:
+        """Write a content into an open file. Errors: Unfetched; OSError of writing."""
+        self._uses[key] = self._uses.get(key, 1) - 1
+        path = os.path.join(self._folder, key)
+        if not self._uses[key] and not os.path.exists(path):
+            self._get(key, fd)
+            return
+        if not os.path.exists(path):
+            part = os.open(path + ".part", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            try:
+                self._get(key, part)
+            finally:
+                os.close(part)
+            os.rename(path + ".part", path)
+        source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            piece = os.read(source, WHOLE_FILE)
+            while piece:
+                write_all(fd, piece)
+                piece = os.read(source, WHOLE_FILE)
+        finally:
+            os.close(source)
+        if not self._uses[key]:
+            os.unlink(path)
+
+    def close(self) -> None:
+        remove_tree(self._folder)
+
+    def _get(self, key: str, fd: int) -> None:
+        try:
+            self._carrier.get(self._places[key], key, lambda piece: write_all(fd, piece))
+        except (self._courier.Undelivered, self._courier.Stopped) as problem:
+            raise Unfetched("the input %s cannot be had from the store: %s" % (key, problem)) from None
+
+    def _ends(self, control: Control, results: Results) -> bool:
+        return wanted_to_end(control, results) or control.cancelled(self.task_id)
+
+
+def write_all(fd: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
 class Commands:
     """Runs the commands of one chunk, each in a directory and session of its own."""
 
@@ -1319,6 +1606,8 @@ class Commands:
         self._environment = base
         self._session: Json = {"setsid": True}
         self._inputs: Dict[str, bytes] = {}
+        self._places: Json = chunk.delivery.get("get", {})
+        self._fetched = Fetched(chunk, control, self._scratch) if self._places else None
 
     def run(self, index: int, task: Json) -> None:
         """Run one task and record what became of it; SpoolFailed if it cannot be recorded."""
@@ -1328,6 +1617,14 @@ class Commands:
             self._prepare(task, names)
         except (OSError, ValueError) as problem:
             result["outcome"], result["message"] = "input_missing", clean_text(str(problem))
+            self._finish(index, result, None)
+            return
+        except Unfetched as problem:
+            if self._control.ending:
+                raise Ended from None
+            result["outcome"], result["message"] = "input_unreachable", clean_text(str(problem))
+            if self._control.cancelled(task["id"]):
+                result["outcome"], result["message"] = "cancelled", "cancelled before it began"
             self._finish(index, result, None)
             return
         started = time.monotonic()
@@ -1344,11 +1641,15 @@ class Commands:
     def close(self) -> None:
         self._close_streams()
         os.close(self._null)
+        if self._fetched is not None:
+            self._fetched.close()
         self._scratch.leave()
 
     def _prepare(self, task: Json, names: Tuple[str, str]) -> None:
         if not task["argv"]:
             raise ValueError("the command is empty")
+        if self._fetched is not None:
+            self._fetched.task_id = task["id"]
         program = task["argv"][0]
         if self._names != names:
             self._open_streams(names)
@@ -1361,11 +1662,17 @@ class Commands:
     def _write(self, path: str, key: str, executable: bool) -> None:
         if "/" in path:
             os.makedirs(os.path.dirname(path), exist_ok=True)
-        if key not in self._chunk.pack:
+        away = key not in self._chunk.pack
+        if away and key not in self._places:
+            if key in self._chunk.spec.get("away", ()):
+                raise Unfetched("nobody said where the content %s is" % key)
             raise ValueError("the content %s of the input file %r is not there" % (key, path))
         mode = 0o700 if executable else 0o600
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
         try:
+            if away and self._fetched is not None:
+                self._fetched.write(key, fd)
+                return
             content = self._inputs.get(key)
             if content is None and self._chunk.pack.size(key) <= WHOLE_FILE:
                 content = self._chunk.pack.read(key)
@@ -2109,7 +2416,8 @@ class Functions:
         self._load_here()
         answer_path = os.path.join(self._chunk.folder, "answer")
         started = time.monotonic()
-        pid = os.fork()
+        with self._results.quiet:
+            pid = os.fork()
         if pid == 0:
             self._child(index, result, answer_path)
         status, usage, reason, peak = self._watch.wait(pid, task["id"], started)
@@ -2220,6 +2528,8 @@ class Chunk:
                 "%s is of format %s, this runner knows %d" % (folder, self.spec["format"], FORMAT)
             )
         self.tasks: List[Json] = self.spec["tasks"]
+        #: Signed URLs, if there are any: see courier.py.
+        self.delivery: Json = read_delivery(folder) or {}
         try:
             self.results = Results(
                 folder,
@@ -2235,6 +2545,23 @@ class Chunk:
     def close(self) -> None:
         self.results.close()
         self.pack.close()
+
+    def begin_delivery(self, judge: bool) -> None:
+        """Let packs be put into the store, where that is wanted."""
+        wanted = bool(self.delivery.get("put")) and not judge
+        self.results.deliver_by(Delivery(self.results, self.folder, self.delivery) if wanted else None)
+
+
+def wanted_to_end(control: Control, results: Results) -> bool:
+    """Whether somebody wants us to end, asked while no task runs; does what must be done meanwhile."""
+    now = time.monotonic()
+    waiting = signal.sigpending() & SIGNALS
+    control.ending = control.ending or signal.SIGTERM in waiting
+    control.alarmed = control.alarmed or signal.SIGUSR1 in waiting
+    control.look(now)
+    results.live(now)
+    results.flush_if_due()
+    return control.ending
 
 
 def run_chunk(
@@ -2262,6 +2589,7 @@ def run_chunk(
         try:
             blame(chunk, worker, control, death, direct)
             node = Node(chunk, judge)
+            chunk.begin_delivery(judge)
             for index, task in enumerate(chunk.tasks):
                 if chunk.results.done(index):
                     continue
@@ -2280,6 +2608,11 @@ def run_chunk(
                     raise
                 node.check_health()
             node.check_health(last=True)
+            chunk.results.flush()
+            delivery = chunk.results.delivery
+            while delivery is not None and not delivery.wait(0.1):
+                if wanted_to_end(control, chunk.results) or not os.path.isdir(folder):
+                    break
         finally:
             control.in_call, control.current = False, None
             worker.close()
@@ -2608,11 +2941,14 @@ def twin_of(folder: str) -> str:
         except OSError as problem:
             raise SpoolFailed(str(problem)) from problem
     marks = read_marks(folder)
-    done = set(marks[2:])
+    done = numbers_in(marks[2:])
+    # What is pending there is in its place there: for us it is done.
+    marks = array.array("I", [mark & ~PENDING if is_pending(mark) else mark for mark in marks])
     marks[:2] = array.array("I", [IDLE, 0])
     try:
         for name in ("cancel", "suspects"):
             copy_small(os.path.join(folder, name), os.path.join(twin, name))
+        copy_delivery(folder, twin)
         for name in os.listdir(folder):
             # Complete, though the other was stopped before it said so; what is not complete is its own.
             if name.startswith("result-") and name.endswith(".part") and int(name[7:-5]) in done:
@@ -2625,6 +2961,16 @@ def twin_of(folder: str) -> str:
     except OSError as problem:
         raise SpoolFailed(str(problem)) from problem
     return twin
+
+
+def copy_delivery(folder: str, twin: str) -> None:
+    """Let a folder beside a chunk know where input files lie. Its packs stay here: a URL to put one to is for
+    one pack only."""
+    spec = read_delivery(folder)
+    if spec is not None:
+        fd = os.open(os.path.join(twin, "delivery.json"), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(dump(dict(spec, put=[])))
 
 
 def copy_small(source: str, target: str) -> None:
@@ -2653,6 +2999,7 @@ def settle(folder: str, outcome: str, message: str, ids: Optional[Set[str]] = No
         results = Results(folder, len(tasks), 0.5, lambda number, *_: numbers.append(number), 0.0)
     except Occupied:
         return False
+    results.deliver_by(None)
     results.leave(index for index in beside if index < len(tasks))
     for index, task in enumerate(tasks):
         if not results.done(index) and (ids is None or task["id"] in ids):
@@ -2662,6 +3009,7 @@ def settle(folder: str, outcome: str, message: str, ids: Optional[Set[str]] = No
     for number in numbers:
         note(os.path.join(run, "done"), "%s.%d" % (os.path.basename(folder), number))
     if all_done(folder):
+        forget_urls(folder)
         note(os.path.join(run, "done"), os.path.basename(folder) + ".end")
     return True
 
@@ -2733,7 +3081,7 @@ def all_done(folder: str) -> bool:
 def is_done(content: bytes) -> bool:
     """Whether the content of a marks file says that all is done."""
     marks = array.array("I", content)
-    return len(marks) > 2 and all(marks[2:])
+    return len(marks) > 2 and are_done(marks[2:])
 
 
 def done_in(folder: str) -> int:
@@ -2786,10 +3134,17 @@ def end_mark(folder: str) -> None:
     That is one file less to be made and removed on a file system that many share.
     """
     done, name = os.path.join(os.path.dirname(folder), "done"), os.path.basename(folder) + ".end"
+    forget_urls(folder)
     try:
         os.rename(os.path.join(folder, "chunk.zip"), os.path.join(done, name))
     except OSError:
         note(done, name)
+
+
+def forget_urls(folder: str) -> None:
+    """A chunk is done: nobody needs its URLs any more, here or in the folder that this one is beside."""
+    for place in {folder, folder.partition("+")[0]}:
+        unmark(os.path.join(place, "delivery.json"))
 
 
 def note(folder: str, name: str) -> None:

@@ -66,6 +66,11 @@ _OPTIONS: tuple[tuple[str, str, Any, str], ...] = (
         "The least seconds between the beginnings of two connections.",
     ),
     ("--slots", "slots", int, "With direct: cores that tasks may use together; 0: all."),
+    (
+        "--delivery", "delivery", click.Choice(("ssh", "store")),
+        "ssh: results come through this machine. store: nodes put them into the profile's S3 store, by signed "
+        "URLs, and fetch large input files there; they have to reach its server.",
+    ),
 )  # fmt: skip
 
 _Condition = Literal["always", "remote", "slurm"]

@@ -1,0 +1,317 @@
+"""Campaigns whose result packs and input files go between nodes and a real S3 store, past this machine."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from object_store import ObjectStore
+
+import grange as gr
+from grange.core import computer as computers
+from grange.core.delivery import delivery_of
+from grange.core.profile import Profile, open_profile
+from grange.farm.cluster_executor import ClusterExecutor
+from grange.farm.computer import Computer
+from grange.farm.counting_transport import CountingTransport
+from grange.farm.local_transport import LocalTransport
+from grange.repository import key_of
+from grange.repository.s3_settings import S3Settings
+from grange.repository.s3_store import S3Store
+
+LABEL = "node"
+SOME = 300_000
+
+
+def profile_text(database_url: str, settings: S3Settings) -> str:
+    lines = [f"{key} = {value!r}" for key, value in settings.to_table().items()]
+    return "\n".join([f'database = "{database_url}"', "[store]", *lines, ""])
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> Path:
+    """The work directory of the computer, which is this machine."""
+    return tmp_path / "there"
+
+
+@pytest.fixture
+def profile(
+    tmp_path: Path, database_url: str, object_store: ObjectStore, bucket: str, there: Path
+) -> Iterator[Profile]:
+    """A profile whose files are in a bucket, and which knows a computer that delivers there."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "profile.toml").write_text(
+        profile_text(database_url, object_store.settings(bucket, prefix="a/b"))
+    )
+    with open_profile(home) as opened:
+        with opened.transaction() as cursor:
+            computers.add(cursor, computer(there), user_id=opened.user_id)
+        yield opened
+
+
+def computer(there: Path, **changes: Any) -> Computer:
+    made = Computer(
+        label=LABEL, transport="local", scheduler="direct", work_dir=str(there), slots=2,
+        python=sys.executable, memory_mb_per_node=4000, delivery="store",
+    )  # fmt: skip
+    return replace(made, **changes)
+
+
+def wait_until(condition: Callable[[], object], limit_s: float = 60.0) -> None:
+    until = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < until, "nothing came of it"
+        time.sleep(0.02)
+
+
+def rows_of(profile: Profile, statement: str) -> list[tuple[Any, ...]]:
+    with profile.transaction() as cursor:
+        cursor.execute(statement)
+        return cursor.fetchall()
+
+
+def large_ones(store: S3Store) -> set[str]:
+    """The objects of some size."""
+    return {info.name for info in store.list() if info.size >= SOME}
+
+
+def blob_places(profile: Profile) -> dict[str, str]:
+    """Key → object, of blobs of some size."""
+    return dict(
+        rows_of(
+            profile,
+            "SELECT encode(blob.key, 'hex'), pack.name FROM blob JOIN pack ON pack.id = pack_id "
+            f"WHERE size >= {SOME}",
+        )
+    )
+
+
+def noise(seed: int) -> bytes:
+    return random.Random(seed).randbytes(SOME)
+
+
+#: Writes noise(n), and leaves a mark each time that it runs; arguments: n and the folder of the marks.
+WRITE = f"""
+import random, sys
+open(sys.argv[2] + "/" + sys.argv[1], "a").write("x")
+sys.stdout.buffer.write(random.Random(int(sys.argv[1])).randbytes({SOME}))
+"""
+
+
+def large(count: int, profile: Profile, label: str = "large") -> gr.Campaign:
+    """Each call leaves a large file that tells its number."""
+    tally = profile.home.parent / "tally"
+    tally.mkdir(exist_ok=True)
+    command = [os.path.realpath(sys.executable), "-c", WRITE, "{n}", str(tally)]
+    job = gr.ShellJob(command, outputs={"out": "stdout.txt"}, label="write")
+    campaign = gr.Campaign(label, profile)
+    campaign.map(job, n=range(count))
+    return campaign
+
+
+def right(campaign: gr.Campaign, count: int) -> None:
+    frame = campaign.results(nodes=True)
+    assert [node.content for node in frame["out"]] == [noise(n) for n in range(count)]
+
+
+def no_secrets(profile: Profile, object_store: ObjectStore, *folders: Path) -> None:
+    """Nothing of what was signed is in a file of ours, there or here, or in the record."""
+    _, secret = object_store.keys()
+    words = [b"X-Amz-Signature", b"X-Amz-Credential", secret.encode()]
+    for folder in folders:
+        for path in folder.rglob("*"):
+            if path.is_file() and path.suffix != ".py":
+                content = path.read_bytes()
+                assert not any(word in content for word in words), path
+    tables = rows_of(
+        profile, "SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = current_schema()"
+    )
+    assert tables
+    for (table,) in tables:
+        for word in words:
+            found = rows_of(
+                profile,
+                f"SELECT count(*) FROM {table} AS one WHERE one::text LIKE '%{word.decode()}%'",
+            )
+            assert found == [(0,)], table
+
+
+def test_results_go_into_the_store_by_themselves(
+    profile: Profile, there: Path, object_store: ObjectStore
+) -> None:
+    campaign = large(12, profile)
+    done = campaign.run(progress=False, executor=LABEL)
+    assert (done.done, done.failed) == (12, 0), campaign.failures()["exit_message"].tolist()
+    places = blob_places(profile)
+    assert {key_of(noise(n)) for n in range(12)} <= places.keys()
+    promised = rows_of(profile, "SELECT name FROM pack WHERE campaign_id IS NOT NULL")
+    assert set(places.values()) <= {name for (name,) in promised}
+    right(campaign, 12)
+    no_secrets(profile, object_store, profile.home / "spool", there)
+
+
+class Passing:
+    """An executor of a campaign, on a transport that counts what passes this machine."""
+
+    def __init__(self, profile: Profile, campaign: gr.Campaign, there: Path, **changes: Any) -> None:
+        self.transport = CountingTransport(LocalTransport())
+        delivery = delivery_of(profile, campaign.id)
+        assert delivery is not None
+        self.executor = ClusterExecutor(
+            profile.spool / f"campaign-{campaign.id}@{LABEL}",
+            computer(there),
+            self.transport,
+            fetch=lambda keys: dict(zip(keys, profile.read_files(list(keys)), strict=True)),
+            delivery=replace(delivery, **changes),
+            flush_s=0.5,
+        )
+        self.executor.remote.prepare()
+        self.before = self.transport.traffic
+
+    @property
+    def bytes(self) -> int:
+        traffic = self.transport.traffic - self.before
+        return traffic.bytes_in + traffic.bytes_out
+
+
+def test_large_files_pass_this_machine_by(profile: Profile, there: Path) -> None:
+    content = noise(99)
+    job = gr.ShellJob(
+        ["sh", "-c", f"sha256sum < {{file}}; head -c {SOME} /dev/urandom > out; echo {{n}} >> {{file}}"],
+        outputs={"out": "out"},
+    )
+    campaign = gr.Campaign("inputs", profile)
+    campaign.map(job, file=[gr.SingleFile(content, "in.dat")] * 6, n=range(6))
+    way = Passing(profile, campaign, there)
+    with way.executor:
+        done = campaign.run(progress=False, executor=way.executor)
+    assert (done.done, done.failed) == (6, 0), campaign.failures()["exit_message"].tolist()
+    assert set(campaign.results()["stdout"]) == {f"{key_of(content)}  -\n"}
+    assert {len(node.content) for node in campaign.results(nodes=True)["out"]} == {SOME}
+    assert way.bytes < SOME / 4, "six times 300 kB each way"
+
+
+def test_where_nodes_do_not_get_through_all_goes_as_before(
+    profile: Profile, there: Path, object_store: ObjectStore, bucket: str
+) -> None:
+    closed = socket.create_server(("127.0.0.1", 0))
+    endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    closed.close()
+    content = noise(99)
+    job = gr.ShellJob(["sh", "-c", f"sha256sum < {{file}}; head -c {SOME} /dev/zero; echo {{n}}"])
+    campaign = gr.Campaign("inputs", profile)
+    campaign.map(job, file=[gr.SingleFile(content, "in.dat")] * 3, n=range(3))
+    signer = S3Store(object_store.settings(bucket, prefix="a/b", endpoint=endpoint))
+    way = Passing(profile, campaign, there, signer=signer)
+    with way.executor:
+        notes: set[str] = set()
+        done = campaign.run(progress=lambda progress: notes.add(progress.note), executor=way.executor)
+    assert (done.done, done.failed) == (3, 0), campaign.failures()["exit_message"].tolist()
+    assert way.bytes > SOME
+    assert rows_of(profile, "SELECT count(*), max(attempt) FROM process") == [(3, 1)]
+
+
+SCRIPT = """
+import sys, time
+from pathlib import Path
+import grange as gr
+from grange.core.intake import Intake
+from grange.farm.cluster_executor import ClusterExecutor
+
+def stay(*_):
+    Path({mark!r}).touch()
+    time.sleep(600)
+
+if {place!r} == "before intake":
+    Intake.record = stay
+if {place!r} == "before the receipt is fetched":
+    ClusterExecutor._take = stay
+sys.path.insert(0, {tests!r})
+from test_delivery_campaign import large
+large(12, gr.open({home!r})).run(progress=False, executor={label!r})
+"""
+
+
+@pytest.mark.parametrize("place", ["before intake", "before the receipt is fetched"])
+def test_kill_9_between_delivery_and_intake(
+    profile: Profile, there: Path, tmp_path: Path, place: str, object_store: ObjectStore, bucket: str
+) -> None:
+    mark = tmp_path / "reached"
+    script = SCRIPT.format(
+        mark=str(mark), place=place, tests=str(Path(__file__).parent), home=str(profile.home), label=LABEL
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    first = subprocess.Popen([sys.executable, "-c", script], env=environment)
+    wait_until(mark.exists)
+    store = S3Store(object_store.settings(bucket, prefix="a/b"))
+    wait_until(lambda: len(large_ones(store)) >= 2)
+    delivered = large_ones(store)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    assert rows_of(profile, "SELECT count(*) FROM process WHERE state <> 'waiting'") == [(0,)]
+    campaign = large(12, profile)
+    done = campaign.run(progress=False, executor=LABEL)
+    assert (done.done, done.failed) == (12, 0)
+    right(campaign, 12)
+    assert rows_of(profile, "SELECT count(*) FROM process") == [(12,)]
+    ran = {path.name: path.read_text() for path in (tmp_path / "tally").iterdir()}
+    assert ran == {str(n): "x" for n in range(12)}, "what was delivered was not computed again"
+    # nothing lies there twice, nothing that nobody knows of
+    assert delivered <= large_ones(store) == set(blob_places(profile).values())
+    assert sum(info.size for info in store.list()) < 13 * SOME
+    no_secrets(profile, object_store, profile.home / "spool", there)
+
+
+def test_a_pack_that_has_vanished_gives_no_row(
+    profile: Profile, there: Path, monkeypatch: pytest.MonkeyPatch, object_store: ObjectStore, bucket: str
+) -> None:
+    """Somebody empties the bucket between the look at a pack and the record of it."""
+    store = S3Store(object_store.settings(bucket, prefix="a/b"))
+    deliver = ClusterExecutor._deliver
+
+    def late(self: ClusterExecutor, run: Any, path: Path) -> None:
+        deliver(self, run, path)
+        store.delete(large_ones(store))
+
+    monkeypatch.setattr(ClusterExecutor, "_deliver", late)
+    campaign = large(1, profile)
+    done = campaign.run(progress=False, executor=LABEL)
+    assert (done.done, done.failed) == (1, 1)
+    assert "not in the store any more" in campaign.failures()["exit_message"].tolist()[0]
+    assert blob_places(profile) == {}
+
+
+def test_what_a_receipt_claims_wrongly_is_computed_again(
+    profile: Profile, there: Path, monkeypatch: pytest.MonkeyPatch, object_store: ObjectStore, bucket: str
+) -> None:
+    """The first pack is taken out of the store before anybody has looked at it."""
+    store = S3Store(object_store.settings(bucket, prefix="a/b"))
+    monkeypatch.setattr("grange.farm.cluster_executor.LOST_S", 0.5)
+    monkeypatch.setattr("grange.farm.cluster_executor.LOOK_AGAIN_S", 0.2)
+    look = ClusterExecutor._refuse_untrue
+    taken: list[str] = []
+
+    def robbed(self: ClusterExecutor, run: Any, path: Path) -> None:
+        if not taken:
+            taken.extend(large_ones(store))
+            store.delete(taken)
+        look(self, run, path)
+
+    monkeypatch.setattr(ClusterExecutor, "_refuse_untrue", robbed)
+    campaign = large(2, profile)
+    done = campaign.run(progress=False, executor=LABEL)
+    assert taken
+    assert (done.done, done.failed) == (2, 0)
+    right(campaign, 2)
+    assert not set(taken) & set(blob_places(profile).values())
