@@ -66,13 +66,15 @@ class S3Failure:
     """What came instead of what was asked for.
 
     cause: "answer": the server answered with this HTTP status and this code of S3 ("" if it said none); else
-    what became of the connection. said: the server's own words, or the library's.
+    what became of the connection. said: the server's own words, or the library's. server: how it calls
+    itself, where the library tells.
     """
 
     cause: Cause
     status: int = 0
     code: str = ""
     said: str = ""
+    server: str = ""
 
 
 def failure_of_obstore(error: Exception) -> S3Failure:
@@ -108,10 +110,15 @@ def failure_of_boto(error: Exception) -> S3Failure:
 
     if isinstance(error, boto.ClientError):
         said = error.response.get("Error", {})
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        about = error.response.get("ResponseMetadata", {})
         code = said.get("Code", "")
-        # Of an answer without a body botocore gives the status as the code.
-        return S3Failure("answer", status, "" if code.isdigit() else code, said.get("Message") or "")
+        return S3Failure(
+            "answer",
+            status=about.get("HTTPStatusCode", 0),
+            code="" if code.isdigit() else code,  # of an answer without a body it is the status
+            said=said.get("Message") or "",
+            server=about.get("HTTPHeaders", {}).get("server", ""),
+        )
     causes = list(_causes(error))
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -152,6 +159,10 @@ def store_error(
     if code == "NoSuchKey" or (status == 404 and not code and action == "look up"):
         return ObjectMissing(name, str(settings))
     head = _head(settings, action, name)
+    if code == "NoSuchUpload":
+        if action != "write":
+            return ObjectMissing(name, str(settings))
+        return StoreUnavailable(f"{head}: somebody has aborted its upload in parts")
     reason = ": ".join(filter(None, [code or f"HTTP status {status}", failure.said]))
     if code in _FULL or status == 507:
         return StoreFull(

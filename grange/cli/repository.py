@@ -8,6 +8,7 @@ from grange.cli.lazy import LazyGroup
 
 #: A command is named here, on a line of its own, once its module grange/cli/repository_<name>.py is there.
 _NAMES: tuple[str, ...] = (
+    "init",
     "info",
     "cache",
     "prune",
@@ -15,6 +16,7 @@ _NAMES: tuple[str, ...] = (
     "rebuild-index",
     "scrub",
     "fetch",
+    "migrate",
 )
 
 
