@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from grange.repository.deflate import inflated, inflated_pieces
 from grange.repository.errors import BlobCorrupt, ObjectMissing, PackMalformed
@@ -34,6 +35,13 @@ _SPAN_BYTES = 8 << 20
 _SPANS_AT_ONCE = 3
 #: How much read_each() reads at once.
 WINDOW_BYTES = 64 << 20
+
+
+@runtime_checkable
+class _Forgets(Protocol):
+    """A store with a cache."""
+
+    def forget(self, names: Iterable[str]) -> None: ...
 
 
 class Repository:
@@ -304,6 +312,19 @@ class Repository:
         return _alone(name, checked.size)
 
     def _read_object(self, name: str, rows: Mapping[Key, BlobLocation], verify: bool) -> dict[Key, bytes]:
+        try:
+            return self._read_once(name, rows, verify)
+        except BlobCorrupt:
+            # Damaged on its way, perhaps: what comes a second time from where it lies is.
+            self._forget(name)
+            return self._read_once(name, rows, verify)
+
+    def _forget(self, name: str) -> None:
+        """A cache does not give again what it gave of an object."""
+        if isinstance(self.store, _Forgets):
+            self.store.forget([name])
+
+    def _read_once(self, name: str, rows: Mapping[Key, BlobLocation], verify: bool) -> dict[Key, bytes]:
         ranges = [(row.offset, row.stored_size) for row in rows.values()]
         parts = read_merged(partial(self.store.get_ranges, name), ranges, self.store.merge_gap_bytes)
         contents = {}
@@ -328,8 +349,10 @@ class Repository:
                     break
                 yield piece
         except zlib.error as error:
+            self._forget(row.object_name)
             raise BlobCorrupt(key, row.object_name) from error
         if given != row.size or digest.hexdigest() != key:
+            self._forget(row.object_name)
             raise BlobCorrupt(key, row.object_name)
 
     def _stored_pieces(self, key: Key, row: BlobLocation, index: Index, chunk_bytes: int) -> Iterator[bytes]:
