@@ -11,7 +11,7 @@ import stat
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,7 +89,7 @@ class Profile:
         if os.getpid() == self._owner and self._connection is not None and not self._connection.closed:
             self._connection.close()
         self._connection = None
-        self._worker_id = None
+        self._worker_id = self._repository = None
         if self.server is not None:
             self.server.release()
 
@@ -114,7 +114,7 @@ class Profile:
                 "cannot share a connection: open it again here"
             )
         if not self.held and database.is_lost(self._connection):
-            self._worker_id = None  # its lock went with the connection
+            self._worker_id = self._repository = None  # their locks went with the connection
             self._connection = _connect(self)
         return self._connection
 
@@ -272,14 +272,25 @@ class Profile:
 
     @property
     def repository(self) -> Repository:
-        """The files of this profile."""
+        """The files of this profile, in the store that profile.toml names when they are first asked for.
+
+        Errors: RepositoryBusy while they are being moved to another store.
+        """
         if self._repository is None:
+            from grange.core import store_lock
             from grange.core.file_store import open_store
             from grange.repository import Repository
 
-            with _reasons(self.home):
+            connection = self.connection
+            with connection.turn, _reasons(self.home):
+                store_lock.share(connection)
+                self.config = replace(self.config, store=read_profile_file(self.home / "profile.toml").store)
                 self._repository = Repository(open_store(self.home, self.config))
         return self._repository
+
+    def forget_store(self) -> None:
+        """Open the store anew when files are next asked for: profile.toml names another one."""
+        self._repository = None
 
     def index(self, cursor: Cursor) -> PostgresIndex:
         """The index of the files, in the transaction of a cursor."""

@@ -28,9 +28,10 @@ from grange.core.upkeep import Upkeep, upkeep
 from grange.repository import BlobLocation, Key, MemoryIndex, Repository, Store
 from grange.repository.checking import GONE, Checked, check_object
 from grange.repository.key import is_key
+from grange.repository.object_file import ObjectFile
 from grange.repository.pack import TARGET_BYTES
 from grange.repository.packing import Packing
-from grange.repository.quarantine import Note, ObjectFile, keep_evidence
+from grange.repository.quarantine import Note, keep_evidence
 from grange.repository.repository import BLOB_LIMIT_BYTES
 from grange.repository.team import Team
 
@@ -353,9 +354,13 @@ def _moved(store: Store, rows: Mapping[Key, BlobLocation]) -> dict[Key, BlobLoca
             packing.add(key, content)
     moved |= packing.rows
     for key in rows.keys() - packing.rows.keys():
-        _, more = repository.put_stream(ObjectFile(repository.stream(key, here)), nowhere)
+        _, more = repository.put_stream(_whole(repository, key, here), nowhere)
         moved |= more
     return moved
+
+
+def _whole(repository: Repository, key: Key, index: MemoryIndex) -> ObjectFile:
+    return ObjectFile(lambda: repository.stream(key, index))
 
 
 # ---------------------------------------------------------------- where it is

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from grange.repository.errors import BlobMissing, BlobQuarantined, ObjectMissing, StoreError
 from grange.repository.index import BlobLocation
 from grange.repository.key import Key, is_key
-from grange.repository.source import Readable
+from grange.repository.object_file import ObjectFile
 from grange.repository.store import Store
 
 QUARANTINE = "quarantine/"
@@ -40,24 +40,6 @@ class Note:
     found_at_s: float
     reasons: Mapping[Key, str]
     rows: Mapping[Key, BlobLocation]
-
-
-class ObjectFile:
-    """An object of a store as a file to read, from its beginning to its end."""
-
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces = pieces
-        self._rest = memoryview(b"")
-
-    def read(self, size: int, /) -> bytes:
-        """The next bytes, at most so many; none at the end."""
-        while not self._rest:
-            piece = next(self._pieces, None)
-            if piece is None:
-                return b""
-            self._rest = memoryview(piece)
-        part, self._rest = self._rest[:size], self._rest[size:]
-        return bytes(part)
 
 
 def keep_evidence(
@@ -138,9 +120,8 @@ def _copied(store: Store, name: str) -> str:
     number = 1
     while True:
         copy = f"{QUARANTINE}{name}" + (f".{number}" if number > 1 else "")
-        file: Readable = ObjectFile(store.read(name))
         if store.head(copy) is None:
-            store.put_if_absent(copy, file)
+            store.put_if_absent(copy, ObjectFile(lambda: store.read(name)))
         if _digest(store, copy) == digest:
             return copy
         number += 1
