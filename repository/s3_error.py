@@ -111,7 +111,7 @@ def failure_of_boto(error: Exception) -> S3Failure:
     if isinstance(error, boto.ClientError):
         said = error.response.get("Error", {})
         about = error.response.get("ResponseMetadata", {})
-        code = said.get("Code", "")
+        code = said.get("Code") or ""
         return S3Failure(
             "answer",
             status=about.get("HTTPStatusCode", 0),

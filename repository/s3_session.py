@@ -186,7 +186,13 @@ class S3Session:
         timeouts: ClientConfig = {"timeout": timedelta(seconds=PUT_TIMEOUT_S)}
         return self._once("writer", lambda: self._make_obstore(timeouts))
 
-    def _make_obstore(self, timeouts: ClientConfig) -> S3Store:
+    @property
+    def deleter(self) -> S3Store:
+        """A client of obstore that deletes objects one by one."""
+        timeouts: ClientConfig = {"timeout": timedelta(seconds=PUT_TIMEOUT_S)}
+        return self._once("deleter", lambda: self._make_obstore(timeouts, one_by_one=True))
+
+    def _make_obstore(self, timeouts: ClientConfig, one_by_one: bool = False) -> S3Store:
         from obstore.store import S3Store
 
         settings = self.settings
@@ -211,6 +217,7 @@ class S3Session:
             region=self.region,
             virtual_hosted_style_request=settings.addressing == "virtual",
             conditional_put="etag",
+            disable_bulk_delete=one_by_one,
             skip_signature=False,
             unsigned_payload=False,
             s3_express=False,

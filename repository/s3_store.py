@@ -27,6 +27,7 @@ from grange.repository.store import Contents, ObjectInfo, Range
 
 if TYPE_CHECKING:
     from obstore import GetResult
+    from obstore.store import S3Store as Client
 
 #: What is longer goes in parts: one PUT is in memory whole, and begins again whole.
 SINGLE_PUT_BYTES = 40 << 20
@@ -74,6 +75,7 @@ class S3Store:
         self._lock = threading.Lock()
         self._refuses_second: bool | None = None
         self._bucket_seen = False
+        self._deletes_many = True
         self._swept = False
 
     def __repr__(self) -> str:
@@ -301,11 +303,24 @@ class S3Store:
 
     def delete(self, names: Iterable[str]) -> None:
         all_names = [check_name(name) for name in names]
-        if all_names:
-            with self._session.told("delete", all_names[0]):
-                import obstore
+        if not all_names:
+            return
+        if self._deletes_many:
+            try:
+                self._delete(self._session.writer, all_names)
+                return
+            except StoreError as error:
+                # Some servers do not know how; Ceph wants a right to the whole bucket for it.
+                if failure_of(error).code not in ("AccessDenied", "NotImplemented", "MethodNotAllowed"):
+                    raise
+        self._delete(self._session.deleter, all_names)
+        self._deletes_many = False
 
-                obstore.delete(self._session.writer, all_names)
+    def _delete(self, client: Client, names: Sequence[str]) -> None:
+        with self._session.told("delete", names[0]):
+            import obstore
+
+            obstore.delete(client, names)
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         return self._list(check_prefix(prefix), None)

@@ -324,6 +324,26 @@ def test_many_threads_share_a_store(store: S3Store) -> None:
     assert list(store.list()) == []
 
 
+@pytest.mark.parametrize(("status", "code"), [(501, "NotImplemented"), (403, "AccessDenied")])
+def test_where_many_cannot_be_deleted_at_once_they_go_one_by_one(
+    object_store: ObjectStore, bucket: str, status: int, code: str
+) -> None:
+    def many(request: Request) -> bool:
+        return request.method == "POST" and "?delete" in request.target
+
+    with FaultProxy(
+        object_store.endpoint, lambda request: Answer(status, code) if many(request) else None
+    ) as proxy:
+        store = S3Store(object_store.settings(bucket, endpoint=proxy.endpoint), quick())
+        names = [f"a/{number}" for number in range(20)]
+        for name in [*names, "kept"]:
+            store.put_if_absent(name, b"x")
+        store.delete([*names[:10], "never"])
+        store.delete(names[10:])
+        assert [info.name for info in store.list()] == ["kept"]
+        assert sum(map(many, proxy.requests)) == 1
+
+
 def request(url: str, method: str, content: bytes | None = None, **headers: str) -> bytes:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     asked = urllib.request.Request(url, data=content, method=method, headers=named)
