@@ -222,9 +222,8 @@ def test_a_trial_that_fails_writes_nothing_down(
     object_store: ObjectStore, home: Path, bucket: str, init: Init
 ) -> None:
     def plan_(request: Request) -> Fault | None:
-        return (
-            Answer(403, "AccessDenied") if request.method == "POST" and "delete" in request.target else None
-        )
+        deletes = request.method == "DELETE" or "?delete" in request.target
+        return Answer(403, "AccessDenied") if deletes else None
 
     with FaultProxy(object_store.endpoint, plan_) as proxy:
         status, said, warned = init("--bucket", bucket, "--endpoint", proxy.endpoint)
