@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     help="Of a bucket with versions: have the server remove replaced and deleted ones after, say, 30d.",
 )  # fmt: skip
 @click.option(
+    "--bucket-only", is_flag=True,
+    help="Leave profile.toml as it is: for `grange repository migrate`, which takes files along.",
+)  # fmt: skip
+@click.option(
     "--replace", is_flag=True, help="Also where files of this profile lie in another store already."
 )
 @click.option(
@@ -50,6 +54,7 @@ def command(
     minio_keys: bool,
     only_tls: bool,
     version_age_s: int | None,
+    bucket_only: bool,
     replace: bool,
     rights: bool,
     dry_run: bool,
@@ -83,7 +88,8 @@ def command(
         return
     settings = settings.below(Path.cwd())
     home = home_of(ctx)
-    _refuse_other_files(home, settings, replace)
+    if not (replace or bucket_only):
+        _refuse_to_leave_files(home, settings)
     session = S3Session(settings)
     if typed := _typed_keys(session):
         session = S3Session(_with_keys(settings, typed, ctx))
@@ -92,7 +98,7 @@ def command(
     steps = plan(state, BucketWishes(version_days=days, only_by_tls=only_tls))
     _say_state(settings, state, days)
     saved = "MinIO's" if minio_keys else "those typed" if typed else "those found" if save_keys else ""
-    _say_steps(steps, home, saved)
+    _say_steps(steps, home, saved, bucket_only)
     if dry_run:
         return
     require_agreed(yes, "go on?")
@@ -101,31 +107,27 @@ def command(
     _try_out(session, steps)
     if saved:
         settings = _keep_keys(home, settings, session, minio=minio_keys)
-    _write(home, settings)
-
-
-def _refuse_other_files(home: Path, settings: S3Settings, replace: bool) -> None:
-    """Refuse to leave files behind where nobody would look for them."""
-    from grange.core.file_store import open_store, store_place
-    from grange.core.profile_file import read_profile_file
-
-    if replace or not (home / "profile.toml").exists():
+    if bucket_only:
+        click.echo(f"{settings} can be used")
         return
-    config = read_profile_file(home / "profile.toml")
-    if isinstance(config.store, str):
-        if not (home / config.store).is_dir():
-            return
-    elif (config.store.endpoint, config.store.bucket, config.store.prefix) == (
-        settings.endpoint,
-        settings.bucket,
-        settings.prefix,
-    ):
-        return
-    if next(iter(open_store(home, config).list()), None) is not None:
+    from grange.core.store_choice import choose_store
+
+    choose_store(home, settings, leave_files=replace)
+    click.echo(f"files are kept in {settings} from now on")
+
+
+def _refuse_to_leave_files(home: Path, settings: S3Settings) -> None:
+    from grange.core.errors import InUse
+    from grange.core.store_choice import refuse_other_files
+
+    try:
+        refuse_other_files(home, settings)
+    except InUse as error:
         raise Refused(
-            f"files of this profile lie in {store_place(home, config)}: they would not be found any more",
-            "`grange repository migrate` takes them along; --replace leaves them where they are",
-        )
+            str(error),
+            "--bucket-only makes the bucket, then `grange repository migrate` takes the files there; "
+            "--replace leaves them where they are",
+        ) from None
 
 
 def _typed_keys(session: S3Session) -> tuple[str, str] | None:
@@ -173,14 +175,15 @@ def _say_state(settings: S3Settings, state: BucketState, days: int) -> None:
         click.echo("MinIO aborts uploads that never ended by itself, after a day")
 
 
-def _say_steps(steps: list[Step], home: Path, saved: str) -> None:
+def _say_steps(steps: list[Step], home: Path, saved: str, bucket_only: bool) -> None:
     click.echo("to be done:")
     for step in steps:
         click.echo(f"  {step}")
     click.echo("  write, read, list and delete objects of its own, to see that all works")
     if saved:
         click.echo(f"  keep keys in {home / 'store-keys'} (mode 0600): {saved}")
-    click.echo(f"  name the bucket in {home / 'profile.toml'}")
+    if not bucket_only:
+        click.echo(f"  name the bucket in {home / 'profile.toml'}")
 
 
 def _try_out(session: S3Session, steps: list[Step]) -> None:
@@ -221,11 +224,3 @@ def _keep_keys(home: Path, settings: S3Settings, session: S3Session, *, minio: b
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_keys(home, *keys)
     return replace(settings, credentials_file=KEYS_FILE, aws_profile="")
-
-
-def _write(home: Path, settings: S3Settings) -> None:
-    from grange.core.profile_edit import set_store
-
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    set_store(home / "profile.toml", settings)
-    click.echo(f"files are kept in {settings} from now on")

@@ -27,9 +27,11 @@ from object_store import ObjectStore
 from urllib3 import HTTPResponse
 
 from grange.cli.entry import run
-from grange.core.errors import ProfileInvalid
+from grange.core.errors import ProfileInvalid, RepositoryBusy
 from grange.core.file_store import open_store
+from grange.core.profile import Profile
 from grange.core.profile_file import read_profile_file
+from grange.core.store_choice import choose_store
 from grange.core.store_keys import write_keys
 from grange.repository.errors import StoreError
 from grange.repository.local_store import LocalStore
@@ -261,6 +263,9 @@ def test_files_are_not_left_behind(object_store: ObjectStore, home: Path, name: 
     assert status == 1
     assert f"files of this profile lie in {home / 'store'}" in warned
     assert "grange repository migrate" in warned
+    status, said, _ = init("--bucket-only")
+    assert status == 0
+    assert said.endswith(f"s3://{name} at {object_store.endpoint} can be used\n")
     assert "store" not in tomllib.loads((home / "profile.toml").read_text())
     assert init("--replace")[0] == 0
     S3Store(object_store.settings(name)).put_if_absent("packs/b", b"x")
@@ -268,6 +273,19 @@ def test_files_are_not_left_behind(object_store: ObjectStore, home: Path, name: 
     assert status == 1
     assert f"files of this profile lie in s3://{name} at {object_store.endpoint}" in warned
     assert init()[0] == 0
+
+
+def test_not_while_others_have_files_open(
+    profile: Profile, object_store: ObjectStore, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("grange.core.store_choice._PATIENCE_S", 0.5)
+    wanted = object_store.settings(bucket)
+    assert profile.repository is not None
+    with pytest.raises(RepositoryBusy, match="files of this profile"):
+        choose_store(profile.home, wanted)
+    profile.close()
+    choose_store(profile.home, wanted)
+    assert store_of(profile.home)["bucket"] == bucket
 
 
 def test_keys_are_kept_only_where_that_is_asked_for(
