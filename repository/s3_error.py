@@ -97,7 +97,7 @@ def failure_of_obstore(error: Exception) -> S3Failure:
             return S3Failure("name")
     if kind == "Timeout" or "TimedOut" in text:
         return S3Failure("timeout")
-    if kind or "reqwest::Error" in text or "hyper" in text:
+    if kind or "reqwest::Error" in text or "hyper::Error" in text:
         return S3Failure("connection", said=_found(r'\bmessage: "([^"]+)"', text))
     return S3Failure("unknown", said=text.partition("\n\nDebug source:")[0])
 

@@ -25,8 +25,11 @@ Made = TypeVar("Made")
 CONNECT_TIMEOUT_S = 5.0
 # How long nothing may come from a server that should answer.
 ANSWER_TIMEOUT_S = 30.0
-# How long one PUT may take, whose size is bounded: obstore knows no time-out of progress for what is sent.
-PUT_TIMEOUT_S = 120.0
+# How long it may take to send something of at most 4, 8 and 40 MiB: the libraries know no time-out of work
+# done for what is sent. So a line has to carry 1 Mbit/s.
+PUT_TIMEOUT_S = 60.0
+PART_TIMEOUT_S = 90.0
+LONG_PUT_TIMEOUT_S = 400.0
 # How many connections boto3 keeps.
 _CONNECTIONS = 16
 _DEFAULT_REGION = "us-east-1"
@@ -159,7 +162,7 @@ class S3Session:
             verify=None if self.settings.endpoint.startswith("http://") else self.trusted_file(),
             config=Config(
                 connect_timeout=CONNECT_TIMEOUT_S,
-                read_timeout=ANSWER_TIMEOUT_S,
+                read_timeout=PART_TIMEOUT_S,
                 max_pool_connections=_CONNECTIONS,
                 retries={"total_max_attempts": 1, "mode": "standard"},
                 # Else URLs would be signed in the old way, which signs no headers.
@@ -185,6 +188,12 @@ class S3Session:
         """A client of obstore for what is sent."""
         timeouts: ClientConfig = {"timeout": timedelta(seconds=PUT_TIMEOUT_S)}
         return self._once("writer", lambda: self._make_obstore(timeouts))
+
+    @property
+    def slow_writer(self) -> S3Store:
+        """A client of obstore for what is sent and long."""
+        timeouts: ClientConfig = {"timeout": timedelta(seconds=LONG_PUT_TIMEOUT_S)}
+        return self._once("slow writer", lambda: self._make_obstore(timeouts))
 
     @property
     def deleter(self) -> S3Store:
