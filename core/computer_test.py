@@ -12,7 +12,7 @@ import os
 import re
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any, Literal
 from grange.core import allocation as allocations
 from grange.core import allocation_launcher as launcher
 from grange.core.computer import StoredComputer
+from grange.core.delivery import Trial
 from grange.core.profile import Profile
 from grange.core.site import Site
 from grange.farm import slurm
@@ -119,6 +120,7 @@ def examine(
     *,
     spool: Path,
     workers: Workers | None = None,
+    trial: Trial | None = None,
     with_task: bool = True,
     timeout_s: float = 600.0,
     waiting: Callable[[float], None] = lambda _: None,
@@ -126,17 +128,18 @@ def examine(
     """Do one step after the other; after one that fails, the others are skipped.
 
     transport: need not be connected yet; without patience, so that what is wrong is seen at once. spool: a
-    folder here for the one task. workers: needed for the task where workers are in allocations. timeout_s:
-    for the one task, its waiting in the queue included. waiting: is told how long it has been waited for.
+    folder here for the one task. workers: needed for the task where workers are in allocations. trial: of the
+    profile's store, where the computer delivers there; None if it signs no URLs. timeout_s: for the one task,
+    its waiting in the queue included. waiting: is told how long it has been waited for.
     """
-    examination = _Examination(computer, transport, spool, workers, timeout_s, waiting)
+    examination = _Examination(computer, transport, spool, workers, trial, timeout_s, waiting)
     steps = examination.steps()
     broken = ""
     for name, action in steps:
         if broken:
             yield Step(name, "skipped", f"because of {broken}", "", 0.0)
             continue
-        if not with_task and name in ("one task", "spool"):
+        if not with_task and name in ("one task", "spool", "store"):
             yield Step(name, "skipped", "not asked for", "", 0.0)
             continue
         begun = time.monotonic()
@@ -164,6 +167,7 @@ class _Examination:
         transport: Transport,
         spool: Path,
         workers: Workers | None,
+        trial: Trial | None,
         timeout_s: float,
         waiting: Callable[[float], None],
     ) -> None:
@@ -172,6 +176,9 @@ class _Examination:
         self.remote = Remote(transport, computer)
         self.spool = spool
         self.workers = workers
+        self.trial = trial if computer.delivery == "store" else None
+        self.delivered = False
+        self.undelivered = ""
         self.timeout_s = timeout_s
         self.waiting = waiting
         self.label = computer.label
@@ -201,6 +208,7 @@ class _Examination:
             ("hyperqueue", self.hyperqueue),
             ("one task", self.task),
             ("spool", self.spool_back),
+            *([("store", self.store)] if self.computer.delivery == "store" else []),
         ]
 
     @property
@@ -490,7 +498,14 @@ class _Examination:
         needs_workers = self.computer.hyperqueue != "none" and self.computer.scheduler == "slurm"
         if needs_workers and self.workers is None:
             raise _Skipped("workers are in allocations: grange allocation start")
-        with ClusterExecutor(self.spool, self.computer, self.transport) as executor:
+        trial = self.trial
+        with ClusterExecutor(
+            self.spool,
+            self.computer,
+            self.transport,
+            fetch=(lambda keys: {trial.key: trial.content}) if trial else None,
+            delivery=trial.delivery if trial else None,
+        ) as executor:
             executor.acknowledge(executor.recover())
             executor.go_on([])  # what an interrupted test left there
             with self.workers(self.remote) if needs_workers and self.workers else contextlib.nullcontext():
@@ -498,7 +513,9 @@ class _Examination:
 
     def _through(self, executor: ClusterExecutor) -> str:
         task = CommandTask(
-            id=f"test-{os.urandom(4).hex()}", argv=("/bin/sh", "-c", "echo grange-$((40 + 2))")
+            id=f"test-{os.urandom(4).hex()}",
+            argv=("/bin/sh", "-c", "echo grange-$((40 + 2))"),
+            files={"from-the-store": self.trial.key} if self.trial else {},
         )
         executor.submit(Batch((task,), Resources(walltime_s=_TASK_S)))
         begun = time.monotonic()
@@ -507,9 +524,10 @@ class _Examination:
             while not results and time.monotonic() < begun + self.timeout_s:
                 self.waiting(time.monotonic() - begun)
                 packs = executor.poll(_LOOK_S)
+                self._look_at_store(executor, packs)
                 results = [result for pack in packs for result in pack.results if result.id == task.id]
                 # Before the pack may go: the next step looks at it.
-                self.outputs += [_output(pack, result) for pack in packs for result in pack.results]
+                self.outputs += [self._output(pack, result) for pack in packs for result in pack.results]
                 executor.acknowledge(packs)
         finally:
             if not results:
@@ -536,6 +554,47 @@ class _Examination:
             until = time.monotonic() + _TAKING_BACK_S
             while executor.outstanding and time.monotonic() < until:
                 executor.acknowledge(executor.poll(_LOOK_S))
+
+    def _look_at_store(self, executor: ClusterExecutor, packs: Sequence[ResultPack]) -> None:
+        """Whether it came by way of the store, and why not."""
+        self.delivered = self.delivered or any(pack.delivered is not None for pack in packs)
+        for note in executor.notes:
+            if "the store" in note:
+                self.undelivered = note
+
+    def _output(self, pack: ResultPack, result: TaskResult) -> bytes | None:
+        """What a task printed, as the pack has it; None where it has not."""
+        key = result.files.get("stdout.txt")
+        if key is None:
+            return None
+        if pack.delivered is not None and self.trial is not None:
+            place = pack.delivered.locations().get(key)
+            if place is None:
+                return None
+            store = self.trial.delivery.store
+            [content] = store.get_ranges(place.object_name, [(place.offset, place.size)])
+            return bytes(content)
+        try:
+            with zipfile.ZipFile(pack.path) as file:
+                content = file.read(key)
+        except (OSError, KeyError, zipfile.BadZipFile):
+            return None
+        return content if key_of(content) == key else None
+
+    def store(self) -> str:
+        """Whether nodes get through to the store of the profile."""
+        if self.trial is None:
+            raise _Skipped("this profile's files are in a folder: results come through this machine")
+        if not self.outputs:
+            raise _Skipped("no task was sent")
+        where = str(self.trial.delivery.store)
+        if not self.delivered:
+            raise _Failed(
+                self.undelivered or "the result did not go into the store",
+                f"see that compute nodes reach the server of {where}: firewalls, proxies (https_proxy in "
+                f"--prepend-text); or let results come through this machine: {self.edit} --delivery ssh",
+            )
+        return f"the result went straight into {where}"
 
     def spool_back(self) -> str:
         """What came back has to be what was written."""
@@ -576,19 +635,6 @@ def workers_of(profile: Profile, stored: StoredComputer) -> Workers:
             launcher.wait_for_end(profile, site, ids, grace_s=_ENDING_S)
 
     return workers
-
-
-def _output(pack: ResultPack, result: TaskResult) -> bytes | None:
-    """What a task printed, as the pack has it; None where it has not."""
-    key = result.files.get("stdout.txt")
-    if key is None:
-        return None
-    try:
-        with zipfile.ZipFile(pack.path) as file:
-            content = file.read(key)
-    except (OSError, KeyError, zipfile.BadZipFile):
-        return None
-    return content if key_of(content) == key else None
 
 
 def _answer(done: Completed) -> Any:

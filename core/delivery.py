@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import os
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from grange.core.profile import Profile
 from grange.farm.delivery import Delivery
-from grange.repository import BlobLocation, Key
+from grange.repository import BlobLocation, Key, key_of
 from grange.repository.cached_store import CachedStore
+from grange.repository.object_name import blob_name
 from grange.repository.s3_settings import S3Settings
 from grange.repository.signer import Signer
 
@@ -33,6 +37,45 @@ def delivery_of(profile: Profile, campaign_id: int) -> Delivery | None:
             profile.index(cursor).promise(names, campaign_id)
 
     return Delivery(store, store, locate, promise, certificates(profile))
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What one task needs to try it out: everything goes through the store, and nothing is recorded.
+
+    key, content: of an object that is there to be fetched.
+    """
+
+    delivery: Delivery
+    key: Key
+    content: bytes
+
+
+@contextmanager
+def trial(profile: Profile) -> Iterator[Trial | None]:
+    """A trial of delivering into the profile's store, None where it signs no URLs; it leaves nothing there.
+
+    Errors: those of the store.
+    """
+    found = delivery_of(profile, 0)
+    if found is None:
+        yield None
+        return
+    content = b"grange-" + os.urandom(16).hex().encode()
+    key = key_of(content)
+    names = [blob_name(key)]
+    place = BlobLocation(names[0], 0, len(content), "stored", len(content))
+
+    def locate(keys: Collection[Key]) -> dict[Key, BlobLocation]:
+        return {key: place} if key in keys else {}
+
+    found.store.put_if_absent(names[0], content)
+    try:
+        yield Trial(
+            Delivery(found.store, found.signer, locate, names.extend, found.ca, 86400.0, 1), key, content
+        )
+    finally:
+        found.store.delete(names)
 
 
 def certificates(profile: Profile) -> str:

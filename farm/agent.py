@@ -89,8 +89,6 @@ SERVER_GONE_S = 600.0
 NO_SERVER = "no HyperQueue server was there"
 #: Whoever serves says so this often; after three times that, another one may. Seconds.
 SERVE_S = 5.0
-#: That a pack could not be put into the store is news for so long. Seconds.
-UNDELIVERED_S = 120.0
 #: A pool without work ends after so many seconds.
 POOL_IDLE_S = 30.0
 
@@ -1644,7 +1642,7 @@ def poll(request: Json) -> Json:
 def undelivered(run: str) -> List[str]:
     """Why packs that should have been put into the store were not, if that was of late."""
     path = os.path.join(run, "undelivered")
-    return [last_lines(path, 1)] if age_s(path) < UNDELIVERED_S else []
+    return [last_lines(path, 1)] if age_s(path) < runner.UNDELIVERED_S else []
 
 
 def deserted() -> bool:

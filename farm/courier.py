@@ -65,17 +65,22 @@ class Courier:
     """Requests of one chunk to the store. One thread uses it.
 
     stopped: is asked often; true ends what is under way (Stopped). gate: held while names are looked up and
-    connections are made, which no process should be forked in the midst of.
+    connections are made, which no process should be forked in the midst of. patient: false where others have
+    just tried in vain: the first request is made once.
     """
 
     def __init__(
-        self, ca: str, stopped: Callable[[], bool] = bool, gate: Optional[threading.Lock] = None
+        self,
+        ca: str,
+        stopped: Callable[[], bool] = bool,
+        gate: Optional[threading.Lock] = None,
+        patient: bool = True,
     ) -> None:
         self._ca = ca
         self._stopped = stopped
         self._gate = gate or threading.Lock()
         self._context: Optional[ssl.SSLContext] = None
-        self._away_until = 0.0
+        self._away_until = 0.0 if patient else time.monotonic() + PATIENCE_S
         self._refused = ""
         self._open: Optional[http.client.HTTPConnection] = None
 

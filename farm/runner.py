@@ -62,6 +62,8 @@ JUDGEMENT_S = 10.0
 BROKEN_S = 86400.0
 #: A host of ours that has said nothing for so long is not counted on. Seconds.
 ALIVE_S = 90.0
+#: Where packs could not be put into the store of late, it is not tried for long again. Seconds.
+UNDELIVERED_S = 120.0
 #: A program that fails within this time has not done its work. Seconds.
 AT_ONCE_S = 5.0
 #: How long a cancelled call that cannot be interrupted may go on before its interpreter is killed.
@@ -740,7 +742,13 @@ class Delivery:
         self._waiting: List[Tuple[int, int, int]] = []
         self._stopping = False
         self._courier = load_courier()
-        self._carrier = self._courier.Courier(spec.get("ca", ""), lambda: self._stopping, results.quiet)
+        self._told = os.path.join(os.path.dirname(folder), "undelivered")
+        self._carrier = self._courier.Courier(
+            spec.get("ca", ""),
+            lambda: self._stopping,
+            results.quiet,
+            time.time() - changed_at(self._told) > UNDELIVERED_S,
+        )
         self._thread: Optional[threading.Thread] = None
         self._said = ""
 
@@ -833,7 +841,7 @@ class Delivery:
             return
         self._said = text
         run = os.path.dirname(self._folder)
-        mark(os.path.join(run, "undelivered"), text)
+        mark(self._told, text)
         try:
             with open(os.path.join(run, "log"), "a", encoding="utf-8") as file:
                 file.write("%s: %s\n" % (os.path.basename(self._folder), text))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -379,6 +379,7 @@ def test(ctx: click.Context, label: str, no_task: bool, timeout: float, as_json:
     """
     from grange.core import connection
     from grange.core.computer_test import CONNECTING, examine, workers_of
+    from grange.core.delivery import trial
 
     failed = ""
     with opened(ctx) as profile:
@@ -389,12 +390,14 @@ def test(ctx: click.Context, label: str, no_task: bool, timeout: float, as_json:
         transport = connection.open_connection(
             profile, stored.computer, stored.id, patience_s=0.0, ask=_ask()
         )
-        with closing(transport):
+        wanted = stored.computer.delivery == "store" and not no_task
+        with closing(transport), trial(profile) if wanted else nullcontext() as tried:
             for step in examine(
                 stored.computer,
                 transport,
                 spool=profile.spool / f"test@{label}",
                 workers=workers_of(profile, stored),
+                trial=tried,
                 with_task=not no_task,
                 timeout_s=timeout,
                 waiting=functools.partial(_say_waiting, timeout),

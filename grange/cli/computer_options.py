@@ -68,8 +68,8 @@ _OPTIONS: tuple[tuple[str, str, Any, str], ...] = (
     ("--slots", "slots", int, "With direct: cores that tasks may use together; 0: all."),
     (
         "--delivery", "delivery", click.Choice(("ssh", "store")),
-        "ssh: results come through this machine. store: nodes put them into the profile's S3 store, by signed "
-        "URLs, and fetch large input files there; they have to reach its server.",
+        "ssh: results come through this machine. store: nodes put them into the profile's S3 store, by "
+        "signed URLs, and fetch large input files there; they have to reach its server.",
     ),
 )  # fmt: skip
 

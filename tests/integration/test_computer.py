@@ -52,6 +52,7 @@ FULL = Computer(
     max_allocations=2,
     connection_interval_s=31.0,
     slots=3,
+    delivery="store",
 )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
+import http.server
 import json
 import os
 import signal
@@ -14,15 +16,18 @@ import time
 import zipfile
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 import pytest
 from object_store import ObjectStore
 
-from grange.farm import TaskResult, read_result_pack, runner
+from grange.farm import FunctionTask, TaskResult, read_result_pack, runner, ship
 from grange.farm.chunk_folder import write_chunk
 from grange.farm.delivery import Delivery, pack_names
+from grange.farm.function import by_value
 from grange.farm.result import ResultPack
+from grange.farm.runner_command import runner_command
 from grange.farm.task import CommandTask, Resources
 from grange.repository import Key, MemoryIndex, Repository, key_of
 from grange.repository.s3_store import S3Store
@@ -134,6 +139,20 @@ def shell(task_id: object, script: str, **more: Any) -> CommandTask:
 def noise(task_id: object, size: int = SOME) -> CommandTask:
     """A task that prints so much of what cannot be deflated."""
     return shell(task_id, f"head -c {size} /dev/urandom")
+
+
+def children(pid: int) -> list[int]:
+    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
+def bytes_of(n: int) -> Path:
+    """A function that returns a large file."""
+    import os
+    from pathlib import Path
+
+    path = Path(f"{n}.dat")
+    path.write_bytes(os.urandom(300_000))
+    return path
 
 
 def wait_until(condition: Callable[[], object], limit_s: float = 20.0) -> None:
@@ -269,9 +288,10 @@ def test_small_packs_and_those_beyond_the_urls_stay_in_the_folder(site: Site) ->
         packs=3, flush_s=0.0,
     )  # fmt: skip
     site.work()
+    large = [any(result.id in "abe" for result in pack.results) for pack in site.packs()]
+    assert len(large) > 3
     delivered = [pack.delivered is not None for pack in site.packs()]
-    assert [len(pack.results) for pack in site.packs()] == [1, 1, 1, 2]
-    assert delivered == [True, True, False, False]
+    assert delivered == [one and number < 3 for number, one in enumerate(large)]
 
 
 def test_https_by_a_ca_of_ones_own(site: Site) -> None:
@@ -439,6 +459,111 @@ def test_results_are_told_while_others_are_on_their_way(site: Site, through: Cal
     assert len(site.results()) == 11
 
 
+def test_a_runner_that_is_stopped_while_it_delivers_is_gone_around(
+    site: Site, through: Callable[..., Through]
+) -> None:
+    """Another one goes on beside it; should the first wake, both have delivered, and nothing is mixed up."""
+    way = through(slow_s=0.3)
+    site.chunk(
+        noise("a", 5_000_000),
+        noise("b"),
+        twin_s=0.5,
+        delivery=site.delivery(signer=signer_at(site, way.endpoint)),
+    )
+    first = site.start()
+    wait_until(lambda: way.connections)
+    for pid in [first.pid, *children(first.pid)]:
+        os.kill(pid, signal.SIGSTOP)
+    second = site.start()
+    assert second.wait(30) == 0
+    assert any((site.run / "done").glob(f"{CHUNK}*.end"))
+    assert [result.id for result in site.results()] == ["a", "b"], "in its place, whole"
+    assert site.packs()[0].delivered is None
+    way.slow(0.0)
+    for pid in [*children(first.pid), first.pid]:
+        os.kill(pid, signal.SIGCONT)
+    assert first.wait(30) == 0
+    [pack] = site.packs()
+    assert pack.delivered is not None
+    assert site.delivery().has(pack.delivered, RUN, CHUNK, 1)
+
+
+def test_calls_with_limits_are_forked_while_packs_are_put(
+    site: Site, through: Callable[..., Through]
+) -> None:
+    way = through(slow_s=0.02)
+    site.folder.mkdir(parents=True)
+    (site.run / "done").mkdir()
+    tasks = [FunctionTask(str(number), by_value(ship(bytes_of)), {"n": number}) for number in range(8)]
+    assert not write_chunk(
+        site.folder, tasks, Resources(walltime_s=30.0), scratch=f"grange-test-{os.getpid()}", fetch=None,
+        flush_s=0.0,
+    )  # fmt: skip
+    urls = site.delivery(signer=signer_at(site, way.endpoint)).urls(RUN, CHUNK, 8, ())
+    (site.folder / "delivery.json").write_bytes(runner.dump(urls))
+    done = subprocess.run(
+        [*runner_command(sys.executable, commands=False), "run", str(site.folder)], timeout=60
+    )
+    assert done.returncode == 0
+    packs = site.packs()
+    assert sorted(result.id for pack in packs for result in pack.results) == [task.id for task in tasks]
+    assert [result.outcome for result in site.results()] == ["finished"] * 8
+    assert sum(pack.delivered is not None for pack in packs) > 2
+
+
+class Proxy(http.server.BaseHTTPRequestHandler):
+    """A proxy of a site: it passes requests on, and makes tunnels."""
+
+    seen: ClassVar[list[str]] = []
+
+    def do_PUT(self) -> None:
+        self.seen.append(f"PUT {self.headers.get('Proxy-Authorization')}")
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        parts = urlsplit(self.path)
+        there = http.client.HTTPConnection(parts.netloc)
+        headers = {name: value for name, value in self.headers.items() if not name.startswith("Proxy-")}
+        there.request("PUT", f"{parts.path}?{parts.query}", body, headers)
+        answer = there.getresponse()
+        self.send_response(answer.status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def do_CONNECT(self) -> None:
+        self.seen.append("CONNECT")
+        host, _, port = self.path.partition(":")
+        there = socket.create_connection((host, int(port)))
+        self.send_response(200)
+        self.end_headers()
+        back = threading.Thread(target=copy_bytes, args=(there, self.connection), daemon=True)
+        back.start()
+        copy_bytes(self.connection, there)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def copy_bytes(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.parametrize("https", [False, True])
+def test_by_the_proxy_of_a_site(site: Site, https: bool) -> None:
+    settings = site.server.settings(site.bucket, https=https)
+    ca = Path(settings.ca_file).read_text() if https else ""
+    site.chunk(noise("a"), delivery=site.delivery(signer=S3Store(settings), ca=ca))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        Proxy.seen.clear()
+        at = f"http://ada:secret@127.0.0.1:{proxy.server_address[1]}"
+        assert site.start(http_proxy=at, https_proxy=at, no_proxy="").wait(30) == 0
+        proxy.shutdown()
+    assert Proxy.seen == (["CONNECT"] if https else ["PUT Basic YWRhOnNlY3JldA=="])
+    assert site.packs()[0].delivered is not None
+
+
 # Input files
 
 
@@ -504,9 +629,6 @@ def test_an_input_file_that_was_damaged_is_not_used(site: Site) -> None:
 
 def test_a_url_puts_one_object_once(site: Site) -> None:
     """Whoever has the URL can neither replace what is there nor put another object."""
-    import http.client
-    from urllib.parse import urlsplit
-
     name = pack_names(RUN, CHUNK, 1)[0]
     [url] = site.store.sign_put([name], 60.0)
 

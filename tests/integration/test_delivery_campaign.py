@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import random
 import signal
@@ -13,11 +15,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+from cluster import Cluster
 from object_store import ObjectStore
+from way_in import way_in
 
 import grange as gr
+from grange.cli.entry import run
 from grange.core import computer as computers
 from grange.core.delivery import delivery_of
 from grange.core.profile import Profile, open_profile
@@ -123,6 +129,11 @@ def large(count: int, profile: Profile, label: str = "large") -> gr.Campaign:
 def right(campaign: gr.Campaign, count: int) -> None:
     frame = campaign.results(nodes=True)
     assert [node.content for node in frame["out"]] == [noise(n) for n in range(count)]
+
+
+def prune(profile: Profile) -> None:
+    """Remove all that nobody needs, and at once."""
+    assert run(["--home", str(profile.home), "repository", "prune", "--grace", "0", "--yes"]) == 0
 
 
 def no_secrets(profile: Profile, object_store: ObjectStore, *folders: Path) -> None:
@@ -260,6 +271,9 @@ def test_kill_9_between_delivery_and_intake(
     first.send_signal(signal.SIGKILL)
     first.wait()
     assert rows_of(profile, "SELECT count(*) FROM process WHERE state <> 'waiting'") == [(0,)]
+    # nobody who tidies up meanwhile takes it away
+    prune(profile)
+    assert delivered <= large_ones(store)
     campaign = large(12, profile)
     done = campaign.run(progress=False, executor=LABEL)
     assert (done.done, done.failed) == (12, 0)
@@ -271,6 +285,31 @@ def test_kill_9_between_delivery_and_intake(
     assert delivered <= large_ones(store) == set(blob_places(profile).values())
     assert sum(info.size for info in store.list()) < 13 * SOME
     no_secrets(profile, object_store, profile.home / "spool", there)
+
+
+def test_what_comes_when_nobody_waits_for_it_is_pruned(
+    profile: Profile, object_store: ObjectStore, bucket: str
+) -> None:
+    """A runner that was stopped puts its packs once its campaign is done."""
+    campaign = large(2, profile)
+    delivery = delivery_of(profile, campaign.id)
+    assert delivery is not None
+    late = delivery.urls("run-1", "chunk-000001", 2, ())["put"]
+    store = S3Store(object_store.settings(bucket, prefix="a/b"))
+    put(late[0][1], noise(50))
+    assert campaign.run(progress=False, executor=LABEL).done == 2
+    put(late[1][1], noise(51))
+    assert {name for name, _ in late} < large_ones(store)
+    prune(profile)
+    assert large_ones(store) == set(blob_places(profile).values())
+    right(campaign, 2)
+
+
+def put(url: str, content: bytes) -> None:
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.netloc)
+    connection.request("PUT", f"{parts.path}?{parts.query}", content, {"If-None-Match": "*"})
+    assert connection.getresponse().status == 200
 
 
 def test_a_pack_that_has_vanished_gives_no_row(
@@ -315,3 +354,74 @@ def test_what_a_receipt_claims_wrongly_is_computed_again(
     assert (done.done, done.failed) == (2, 0)
     right(campaign, 2)
     assert not set(taken) & set(blob_places(profile).values())
+
+
+# Nodes of a cluster
+
+
+def test_from_the_nodes_of_a_cluster(
+    profile: Profile, cluster: Cluster, object_store: ObjectStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Slurm, HyperQueue and SSH are real; the nodes have no credentials of the store."""
+    far = cluster.computer("far", delivery="store")
+    with profile.transaction() as cursor:
+        computers.add(cursor, far, user_id=profile.user_id)
+    with way_in(cluster, object_store.endpoint):
+        if far.hyperqueue != "none":
+            arguments = ["allocation", "start", "far", "--nodes", "2", "--time", "10m"]
+            assert run(["--home", str(profile.home), *arguments]) == 0
+            capsys.readouterr()
+        status, steps = examined(profile, "far", capsys)
+        assert (status, steps["store"]["state"]) == (0, "ok"), steps
+        content = noise(99)
+        job = gr.ShellJob(
+            ["sh", "-c", f"sha256sum < {{file}}; head -c {SOME} /dev/urandom > out; echo {{n}} >> {{file}}"],
+            outputs={"out": "out"},
+        )
+        campaign = gr.Campaign("far", profile)
+        campaign.map(job, file=[gr.SingleFile(content, "in.dat")] * 20, n=range(20))
+        done = campaign.run(progress=False, executor="far")
+        cluster.cancel_all()
+    assert (done.done, done.failed) == (20, 0), campaign.failures()["exit_message"].tolist()
+    assert set(campaign.results()["stdout"]) == {f"{key_of(content)}  -\n"}
+    assert {len(node.content) for node in campaign.results(nodes=True)["out"]} == {SOME}
+    promised = rows_of(
+        profile,
+        "SELECT count(*) FROM pack WHERE campaign_id IS NOT NULL AND dead_since IS NULL "
+        f"AND id IN (SELECT pack_id FROM blob WHERE size = {SOME})",
+    )
+    assert promised[0][0] > 0
+    found = cluster.shell(f"grep -rlF X-Amz-Signature {far.work_dir} --exclude=*.py || true")
+    assert found == "", "a URL is left there"
+
+
+# grange computer test
+
+
+def examined(profile: Profile, label: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any]]:
+    status = run(["--home", str(profile.home), "computer", "test", label, "--json", "--timeout", "60"])
+    said = capsys.readouterr()
+    return status, {step["name"]: step for step in map(json.loads, said.out.splitlines())}
+
+
+def test_the_test_of_a_computer_tries_the_store(
+    profile: Profile, capsys: pytest.CaptureFixture[str], object_store: ObjectStore, bucket: str
+) -> None:
+    status, steps = examined(profile, LABEL, capsys)
+    assert (status, steps["store"]["state"]) == (0, "ok"), steps
+    assert "straight into" in steps["store"]["detail"]
+    assert steps["spool"]["state"] == "ok"
+    assert list(S3Store(object_store.settings(bucket, prefix="a/b")).list()) == [], "nothing is left there"
+
+
+def test_the_test_of_a_computer_whose_nodes_do_not_reach_the_store(
+    profile: Profile, there: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    behind = computer(there, label="behind", prepend_text="export http_proxy=http://127.0.0.1:9 no_proxy=")
+    with profile.transaction() as cursor:
+        computers.add(cursor, behind, user_id=profile.user_id)
+    status, steps = examined(profile, "behind", capsys)
+    assert (status, steps["store"]["state"]) == (1, "failed"), steps
+    assert "refused" in steps["store"]["detail"]
+    assert "--delivery ssh" in steps["store"]["advice"]
+    assert steps["spool"]["state"] == "ok"

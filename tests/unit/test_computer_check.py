@@ -113,6 +113,7 @@ def test_what_is_kept(field: str, given: Any, kept: Any) -> None:
         ("connection_interval_s", -1, "seconds"),
         ("connection_interval_s", float("inf"), "seconds"),
         ("slots", -1, "from 0"),
+        ("delivery", "s3", "ssh, store"),
     ],
 )
 def test_what_is_refused(field: str, value: Any, words: str) -> None:
