@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from concurrent.futures import Future
-from types import TracebackType
+from typing import TYPE_CHECKING
 
 from grange.repository.index import BlobLocation
 from grange.repository.key import Key
@@ -13,6 +12,10 @@ from grange.repository.object_name import pack_name
 from grange.repository.pack import PackWriter
 from grange.repository.store import Store
 from grange.repository.team import Team
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+    from types import TracebackType
 
 # Each is in memory whole while it goes out.
 _LEAST_AT_ONCE, _MOST_AT_ONCE = 2, 4

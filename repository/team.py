@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+    from types import TracebackType
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
@@ -33,6 +35,9 @@ class Team:
 
     def start(self, call: Callable[[], Outcome]) -> Future[Outcome]:
         """Make a call; in a team of one it is made when this returns."""
+        # Here, because it takes longer to import than all else of the repository.
+        from concurrent.futures import Future, ThreadPoolExecutor
+
         if self.size > 1:
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(self.size, thread_name_prefix="grange-store")
