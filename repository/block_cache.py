@@ -90,7 +90,7 @@ class BlockCache:
         self._told = time.monotonic()
         self._pid = os.getpid()
         if self._usable:
-            weakref.finalize(self, _tell_at_last, self._counts, self._ledger, limit_bytes, self._pid)
+            weakref.finalize(self, _tell_at_last, self._counts, self._ledger, self._pid)
 
     def read(self, name: str, wanted: Sequence[Range]) -> tuple[Pieces, list[Range]]:
         """What of the wanted ranges of an object is here, and what is missing.
@@ -147,7 +147,7 @@ class BlockCache:
                 if os.path.basename(path)[:30] in those:
                     freed += _remove(path, size)
         if freed:
-            with suppress(OSError), change_ledger(self._ledger) as (figures, _):
+            with suppress(OSError), change_ledger(self._ledger) as figures:
                 figures.kept -= freed
 
     def info(self) -> CacheInfo:
@@ -155,6 +155,8 @@ class BlockCache:
         self._tell()
         sizes = [size for _, size, _ in self._all_files()]
         told = read_ledger(self._ledger) or Figures()
+        with suppress(OSError), change_ledger(self._ledger) as figures:  # while nobody tells anything
+            told = figures
         own = [sum(values) for values in zip(*self._counts, strict=True)] or [0, 0, 0, 0]
         return CacheInfo(
             files=len(sizes),
@@ -186,7 +188,7 @@ class BlockCache:
                 if _BUCKET.fullmatch(bucket.name):
                     with suppress(OSError):  # somebody keeps something again
                         os.rmdir(bucket.path)
-            with change_ledger(self._ledger) as (figures, _):
+            with change_ledger(self._ledger) as figures:
                 figures.kept = figures.hits = figures.misses = figures.hit = figures.fetched = 0
                 figures.since = int(time.time())
         return freed
@@ -260,13 +262,11 @@ class BlockCache:
         So whoever is killed in between has counted too much, never too little.
         """
         for _ in range(2):
-            with change_ledger(self._ledger) as (figures, known):
-                if known and figures.kept + size <= self.limit_bytes:
+            with change_ledger(self._ledger) as figures:
+                if figures.kept + size <= self.limit_bytes:
                     figures.kept += size
                     figures.added += size
                     return True
-                if not known:
-                    figures.kept = self.limit_bytes  # until somebody has looked
             if not self._make_room(size):
                 return False
         return False
@@ -293,7 +293,7 @@ class BlockCache:
         Errors: BlockingIOError, when somebody else does.
         """
         with _locked(self._files / "evicting"):
-            with change_ledger(self._ledger) as (figures, _):
+            with change_ledger(self._ledger) as figures:
                 added = figures.added
             files = sorted((used, path, size) for path, size, used in self._all_files())
             kept = sum(size for _, _, size in files)
@@ -301,7 +301,7 @@ class BlockCache:
                 if kept <= goal:
                     break
                 kept -= _remove(path, size)
-            with change_ledger(self._ledger) as (figures, _):
+            with change_ledger(self._ledger) as figures:
                 # what came meanwhile may be among what was seen; counted twice it is on the safe side
                 figures.kept = kept + figures.added - added
         return kept <= goal
@@ -315,9 +315,10 @@ class BlockCache:
             return False
         # The disk is full before the bound is reached: keep what is new in place of what is old.
         figures = read_ledger(self._ledger) or Figures(kept=self.limit_bytes)
+        kept = min(figures.kept, self.limit_bytes)
         with suppress(OSError):
-            self._evict(min(int(figures.kept * _EVICTED_TO), figures.kept - 2 * size))
-        if figures.added - self._full_at < figures.kept // 50:  # others take what becomes free
+            self._evict(min(int(kept * _EVICTED_TO), kept - 2 * size))
+        if figures.added - self._full_at < kept // 50:  # others take what becomes free
             self._rest_until = time.monotonic() + _REST_S
         self._full_at = figures.added
         return True
@@ -325,7 +326,7 @@ class BlockCache:
     def _tell(self) -> None:
         self._told = time.monotonic()
         if self._usable:
-            _tell(self._counts, self._ledger, self.limit_bytes)
+            _tell(self._counts, self._ledger)
 
     def _all_files(self) -> Iterator[tuple[str, int, float]]:
         for bucket in _entries(self._files):
@@ -333,13 +334,11 @@ class BlockCache:
                 yield from _files_in(bucket.path)
 
 
-def _tell(counts: _Counts, ledger: Path, limit_bytes: int) -> None:
+def _tell(counts: _Counts, ledger: Path) -> None:
     """Add counts to the ledger, and forget them; if that cannot be done now, later."""
     if not counts:
         return
-    with suppress(OSError), change_ledger(ledger) as (figures, known):
-        if not known:
-            figures.kept = limit_bytes
+    with suppress(OSError), change_ledger(ledger) as figures:
         with suppress(IndexError):
             while True:
                 hits, misses, hit, fetched = counts.popleft()
@@ -349,9 +348,9 @@ def _tell(counts: _Counts, ledger: Path, limit_bytes: int) -> None:
                 figures.fetched += fetched
 
 
-def _tell_at_last(counts: _Counts, ledger: Path, limit_bytes: int, pid: int) -> None:
+def _tell_at_last(counts: _Counts, ledger: Path, pid: int) -> None:
     if os.getpid() == pid:
-        _tell(counts, ledger, limit_bytes)
+        _tell(counts, ledger)
 
 
 def _by_segment(ranges: Sequence[Range]) -> Iterator[tuple[int, list[Range]]]:

@@ -15,6 +15,8 @@ from pathlib import Path
 _FIELDS = struct.Struct("<7Q")
 _CHECKSUM = struct.Struct("<I")
 _SIZE = _FIELDS.size + _CHECKSUM.size
+#: More than there can be: until somebody has looked.
+UNKNOWN = 1 << 60
 _TRIES = 40
 _PAUSE_S = 0.0005
 
@@ -47,8 +49,8 @@ def read_ledger(path: Path) -> Figures | None:
 
 
 @contextmanager
-def change_ledger(path: Path) -> Iterator[tuple[Figures, bool]]:
-    """The figures, to change in the block, and whether they were there and could be believed.
+def change_ledger(path: Path) -> Iterator[Figures]:
+    """The figures, to change in the block. Where there are none that can be believed, UNKNOWN is kept.
 
     Nobody waits long: a process that was stopped while it held the lock holds up no one else.
 
@@ -58,11 +60,10 @@ def change_ledger(path: Path) -> Iterator[tuple[Figures, bool]]:
     try:
         lock(file, _TRIES)
         try:
-            figures = _decoded(os.pread(file, _SIZE, 0))
-            changed = figures or Figures(since=int(time.time()))
-            yield changed, figures is not None
+            figures = _decoded(os.pread(file, _SIZE, 0)) or Figures(kept=UNKNOWN, since=int(time.time()))
+            yield figures
             # one write of fewer bytes than a sector; a torn one is found by its checksum
-            os.pwrite(file, _encoded(changed), 0)
+            os.pwrite(file, _encoded(figures), 0)
         finally:
             unlock(file)
     finally:
