@@ -411,10 +411,14 @@ def _user_id(cursor: Cursor, email: str) -> int:
 def _connect(profile: Profile) -> Connection:
     if profile.server is None:
         return database.connect(profile.config.database)
-    return _connect_embedded(profile.server)
+    return connect_embedded(profile.server)
 
 
-def _connect_embedded(server: Server) -> Connection:
+def connect_embedded(server: Server) -> Connection:
+    """A connection to the database of an embedded server; the first of all makes it.
+
+    Errors: DatabaseUnavailable.
+    """
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:

@@ -31,7 +31,7 @@ from grange.repository.key import is_key
 from grange.repository.object_file import ObjectFile
 from grange.repository.pack import TARGET_BYTES
 from grange.repository.packing import Packing
-from grange.repository.quarantine import Note, keep_evidence
+from grange.repository.quarantine import Note, keep_evidence, quarantined
 from grange.repository.repository import BLOB_LIMIT_BYTES
 from grange.repository.team import Team
 
@@ -67,6 +67,15 @@ WHERE repository_metadata <> '{}' AND EXISTS (
     SELECT FROM jsonb_path_query(repository_metadata, 'strict $.** ? (@.type() == "string")') AS file
     WHERE file #>> '{}' = ANY (%s))
 ORDER BY id
+"""
+
+# What nodes name and the index does not know.
+_UNKNOWN = """
+SELECT DISTINCT file #>> '{}' FROM node,
+    jsonb_path_query(repository_metadata, 'strict $.** ? (@.type() == "string")') AS file
+WHERE repository_metadata <> '{}'
+  AND NOT EXISTS (SELECT FROM blob WHERE encode(blob.key, 'hex') = file #>> '{}')
+ORDER BY 1 LIMIT %s
 """
 
 
@@ -123,6 +132,8 @@ class Scrubbed:
 
     objects, blobs, stored_bytes: that were checked by this call. total_bytes: of all blobs. found: what is
     damaged or missing now; hits: the nodes that have such files, hit_count: how many there are.
+    unknown: contents that nodes name and the index does not know, looked for at the end of a pass; their
+    nodes are among the hits. quarantined: why and since when those of them are, that are in quarantine.
     taken_out: what was put into quarantine, by object. well: that was found damaged earlier and is not now.
     """
 
@@ -135,6 +146,8 @@ class Scrubbed:
     found: list[Damage] = field(default_factory=list)
     hits: list[Hit] = field(default_factory=list)
     hit_count: int = 0
+    unknown: list[Key] = field(default_factory=list)
+    quarantined: dict[Key, Note] = field(default_factory=dict)
     taken_out: list[Note] = field(default_factory=list)
     well: int = 0
 
@@ -179,7 +192,10 @@ def scrub(
             if not known_only:
                 _go_on(connection, index, store, done, found, share, save, show)
             done.found = sorted(found.values(), key=lambda one: (one.name, one.key))
-            done.hits, done.hit_count = hits(connection, found)
+            if state.complete and not known_only:
+                done.unknown = _unknown(connection)
+                done.quarantined = quarantined(store, done.unknown) if done.unknown else {}
+            done.hits, done.hit_count = hits(connection, {*found, *done.unknown})
             if quarantine and (done.found or state.malformed):
                 with upkeep(profile) as only:
                     _take_out(only, store, done)
@@ -213,6 +229,13 @@ def hits(connection: Connection, keys: Collection[Key]) -> tuple[list[Hit], int]
             for node_id, uuid, node_type, label, metadata in rows[: NAMED_NODES - len(found)]:
                 paths = [path for path, key in files_of(decoded(metadata)).items() if key in keys]
                 found.append(Hit(node_id, uuid, node_type, label, paths[0], len(paths)))
+
+
+def _unknown(connection: Connection) -> list[Key]:
+    with database.transaction(connection) as cursor:
+        cursor.execute("SET LOCAL jit = off")
+        cursor.execute(_UNKNOWN, (NAMED_NODES,))
+        return [Key(key) for (key,) in cursor.fetchall()]
 
 
 # ---------------------------------------------------------------- checking

@@ -20,7 +20,7 @@ def command() -> None:
 
     \b
     Examples:
-      grange database stop
+      grange database dump /backup/grange.dump
       grange database migrate
     """
 
@@ -81,6 +81,41 @@ def migrate(ctx: click.Context) -> None:
         with Server(home / "postgres", idle_s=config.idle_s, binaries=binaries) as server:
             migration.migrate(server.dsn())
     click.echo(f"the tables are those of {migration.revisions()[-1]}")
+
+
+@command.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.pass_context
+def dump(ctx: click.Context, file: Path) -> None:
+    """Write the whole database to a file: one half of a backup.
+
+    It is one moment of it, whatever runs meanwhile. The other half are the files of the nodes, copied after
+    it: docs/backup.md.
+
+    \b
+    Example:
+      grange database dump /backup/grange.dump
+    """
+    from grange.core.database_dump import dump as write
+
+    click.echo(f"{file}, {words.size(write(set_up_home(ctx), file))}")
+
+
+@command.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.pass_context
+def restore(ctx: click.Context, file: Path) -> None:
+    """Fill an empty database from a dump; a profile is made where there is none.
+
+    \b
+    Example:
+      grange --home /new/home database restore /backup/grange.dump
+    """
+    from grange.cli.opened import home_of
+    from grange.core.database_dump import restore as fill
+
+    fill(home_of(ctx), file)
+    click.echo("restored")
 
 
 def _embedded(ctx: click.Context) -> Path:

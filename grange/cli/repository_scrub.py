@@ -11,6 +11,7 @@ from grange.cli.opened import opened
 
 if TYPE_CHECKING:
     from grange.core.scrub import Scrubbed
+    from grange.repository import Key
 
 #: Of what is damaged, and of the nodes that are hit, so many are shown; --json has them all.
 _SHOWN = 20
@@ -68,7 +69,7 @@ def command(
         emit(_document(done))
     else:
         _tell(done, known_only)
-    if done.found or done.state.malformed:
+    if done.found or done.unknown or done.state.malformed:
         ctx.exit(1)
 
 
@@ -88,6 +89,11 @@ def _tell(done: Scrubbed, known_only: bool) -> None:
         )
     if done.found:
         _show_damage(done)
+    if done.unknown:
+        _show_unknown(done)
+    if done.found or done.unknown:
+        _show_hits(done)
+        _advise(done)
     elif not done.state.malformed:
         click.echo("all of it is well")
     for name, reason in sorted(done.state.malformed.items())[:_SHOWN]:
@@ -107,29 +113,58 @@ def _show_damage(done: Scrubbed) -> None:
         [(Cell(one.key, "red"), words.size(one.size), one.name, one.reason) for one in done.found[:_SHOWN]],
     )  # fmt: skip
     _more(len(done.found))
-    if done.hits:
-        click.echo()
-        print_table(
-            [Column("node", right=True), Column("type", flexible=True), Column("label", flexible=True),
-             Column("file", flexible=True)],
-            [(str(hit.id), hit.node_type, hit.label,
-              hit.path + (f" and {hit.count - 1} more" if hit.count > 1 else ""))
-             for hit in done.hits[:_SHOWN]],
-        )  # fmt: skip
-        _more(done.hit_count)
+
+
+def _show_unknown(done: Scrubbed) -> None:
+    from grange.cli.table import Cell, Column, print_table
+
+    def why(key: Key) -> str:
+        note = done.quarantined.get(key)
+        return f"in quarantine: {note.reasons[key]}" if note else "not known to the index"
+
     click.echo()
+    print_table(
+        [Column("missing content", flexible=True), Column("why", flexible=True)],
+        [(Cell(key, "red"), why(key)) for key in done.unknown[:_SHOWN]],
+    )
+    _more(len(done.unknown))
+
+
+def _show_hits(done: Scrubbed) -> None:
+    from grange.cli.table import Column, print_table
+
+    if not done.hits:
+        return
+    click.echo()
+    print_table(
+        [Column("node", right=True), Column("type", flexible=True), Column("label", flexible=True),
+         Column("file", flexible=True)],
+        [(str(hit.id), hit.node_type, hit.label,
+          hit.path + (f" and {hit.count - 1} more" if hit.count > 1 else ""))
+         for hit in done.hits[:_SHOWN]],
+    )  # fmt: skip
+    _more(done.hit_count)
+
+
+def _advise(done: Scrubbed) -> None:
+    """What it comes to, and what to do."""
+    click.echo()
+    said = [f"{words.plural(len(done.found), 'content')} damaged"] if done.found else []
+    said += [f"{words.plural(len(done.unknown), 'content')} missing"] if done.unknown else []
     hit = f"{words.plural(done.hit_count, 'node')} hit" if done.hit_count else "no node has them"
-    click.echo(f"{words.plural(len(done.found), 'content')} damaged, {hit}.")
+    click.echo(f"{', '.join(said)}, {hit}.")
     if done.taken_out:
         click.echo(
-            "They are in quarantine: storing the same content again heals them. What there was is kept "
-            "in the store below quarantine/."
+            "They are in quarantine: storing the same content again heals them. What there was is kept in "
+            "the store below quarantine/."
         )
-    else:
+    elif done.found:
         click.echo(
             "`grange repository scrub --known --quarantine` takes them out of the index, so that storing the "
             "same content again heals them."
         )
+    if len(done.unknown) > len(done.quarantined):
+        click.echo("`grange repository rebuild-index` looks in the store for what the index does not know.")
     if done.hit_count:
         click.echo(
             "Restore the objects from a backup (docs/backup.md), store the files again, or run the "
@@ -156,6 +191,10 @@ def _document(done: Scrubbed) -> dict[str, object]:
             {"key": one.key, "object": one.name, "reason": one.reason, "size": one.size,
              "missing": one.missing}
             for one in done.found
+        ],
+        "missing": [
+            {"key": key, "quarantined": done.quarantined[key].evidence if key in done.quarantined else None}
+            for key in done.unknown
         ],
         "malformed_packs": done.state.malformed,
         "nodes": [

@@ -142,12 +142,17 @@ def test_damage_is_found_told_taken_out_and_healed(
     }:
         assert read(profile, other) == other
 
-    # nothing is left to be found; the same content heals it, and the evidence stays
-    assert scrub(profile).found == []
-    profile.store(gr.SingleFile(content, "again"))
+    # nothing else is left to be found; the same content heals it, and the evidence stays
+    hurt = scrub(profile)
+    assert hurt.found == []
+    assert set(hurt.unknown) == set(hurt.quarantined) == {one.key for one in done.found}
+    assert [hit.id for hit in hurt.hits] == [nodes[number].id]
+    for one in (noise(number), text(number), LARGE):
+        if key_of(one) in hurt.unknown:
+            profile.store(gr.SingleFile(one, "again"))
     assert read(profile, content) == content
     healed = scrub(profile)
-    assert (healed.found, healed.well) == ([], 0)
+    assert (healed.found, healed.unknown, healed.well) == ([], [], 0)
     assert profile.repository.store.head(QUARANTINE + name) == evidence
 
 
@@ -218,6 +223,16 @@ def test_what_the_directory_does_not_have_where_the_index_does(
         cursor.execute('UPDATE blob SET "offset" = "offset" + 1 WHERE key = %s', (key,))
     [found] = scrub(profile).found
     assert found.key == key_of(noise(3))
+
+
+def test_what_nodes_name_and_the_index_does_not_know(profile: Profile, nodes: list[gr.Folder]) -> None:
+    with profile.transaction() as cursor:
+        cursor.execute("DELETE FROM blob WHERE key = %s", (bytes.fromhex(key_of(noise(3))),))
+    done = scrub(profile)
+    assert (done.found, done.unknown, done.quarantined) == ([], [key_of(noise(3))], {})
+    assert [(hit.id, hit.path) for hit in done.hits] == [(nodes[3].id, "noise")]
+    assert scrub(profile, share=0.1).unknown == []  # looked for at the end of a pass only
+    assert "not known to the index" in grange(profile).stdout
 
 
 def test_samples_go_through_everything_in_turn(profile: Profile, nodes: list[gr.Folder]) -> None:
@@ -392,4 +407,9 @@ def test_the_command(profile: Profile, nodes: list[gr.Folder]) -> None:
     assert document["damaged"][0]["key"] == key_of(noise(1))
     assert document["nodes"][0]["id"] == nodes[1].id
     assert document["quarantined"][0]["evidence"] == QUARANTINE + name
+    done = grange(profile)
+    assert done.returncode == 1
+    assert "in quarantine: its bytes are not what was stored" in done.stdout
+    assert "1 content missing, 1 node hit." in done.stdout
+    profile.store(gr.SingleFile(noise(1), "again"))
     assert grange(profile).returncode == 0
