@@ -14,6 +14,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
@@ -176,7 +177,7 @@ class FaultProxy(_Proxy):
                 client.send(_answer(fault, method))
                 continue
             server.send(self.rewrite(head))
-            self._pass_on(client.body(headers), server, fault, "up")
+            self._pass_on(client.body(headers), server, fault, "up", request.size)
             self._answer(client, server, method, fault)
 
     def _answer(self, client: _Stream, server: _Stream, method: str, fault: Fault | None) -> None:
@@ -193,32 +194,39 @@ class FaultProxy(_Proxy):
                 raise _GoneWrong(reset=True)
             client.send(_answer(fault.instead, method))
             return
+        size = 0 if empty else int(headers.get("content-length", -1))
+        if size < 0:  # of chunks: a listing
+            whole = b"".join(body)
+            body, size = iter([whole]), len(whole)
+        if size == 0 and isinstance(fault, Reset | Cut | Stall) and _way(fault) == "down":
+            # There is no body to break off.
+            self._pass_on(iter([head]), client, replace(fault, after=len(head) // 2), "down")
         client.send(head)
-        self._pass_on(body, client, fault, "down")
+        self._pass_on(body, client, fault, "down", size)
         if headers.get("connection", "").lower() == "close":
             raise _GoneWrong(reset=False)
 
-    def _pass_on(self, pieces: Iterator[bytes], to: _Stream, fault: Fault | None, way: str) -> None:
-        """Pass on a body, with what goes wrong with it."""
-        if not (isinstance(fault, Reset | Stall | Corrupt) and fault.way == way) and not (
-            isinstance(fault, Cut) and way == "down"
-        ):
+    def _pass_on(
+        self, pieces: Iterator[bytes], to: _Stream, fault: Fault | None, way: str, size: int = 1 << 62
+    ) -> None:
+        """Pass on a body of that size, with what goes wrong with it: before its end, if it breaks off."""
+        if _way(fault) != way:
             fault = None
+        after = max(0, min(fault.after, size - 1)) if isinstance(fault, Reset | Cut | Stall) else size
         sent = 0
         for piece in pieces:
-            if isinstance(fault, Corrupt) and sent <= fault.at < sent + len(piece):
+            if isinstance(fault, Corrupt) and sent <= min(fault.at, size - 1) < sent + len(piece):
                 changed = bytearray(piece)
-                changed[fault.at - sent] ^= 0xFF
+                changed[min(fault.at, size - 1) - sent] ^= 0xFF
                 piece = bytes(changed)
-            if isinstance(fault, Reset | Cut | Stall) and sent + len(piece) > fault.after:
-                to.send(piece[: fault.after - sent])
+            if sent + len(piece) > after:
+                to.send(piece[: after - sent])
                 break
             to.send(piece)
             sent += len(piece)
         if isinstance(fault, Stall):
             self._ended.wait()
         if isinstance(fault, Reset | Cut | Stall):
-            # Also where the body was shorter than that: something was to go wrong.
             raise _GoneWrong(reset=not isinstance(fault, Cut))
 
 
@@ -322,6 +330,11 @@ class _Stream:
             data, self._read = self._read[:size], self._read[size:]
             return data
         return self._connection.recv(size)
+
+
+def _way(fault: Fault | None) -> str:
+    """To the server ("up") or back ("down")."""
+    return "down" if isinstance(fault, Cut) else getattr(fault, "way", "")
 
 
 def _parsed(head: bytes) -> tuple[str, dict[str, str]]:
