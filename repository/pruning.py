@@ -13,7 +13,7 @@ from grange.repository.prune_plan import PrunePlan
 from grange.repository.store import Store
 
 #: So many rows are removed while writers wait: a tenth of a second (bench/prune).
-ROWS_AT_ONCE = 20_000
+ROWS_AT_ONCE = 5_000
 #: Objects are removed in batches of as many as take about so long, because writers wait meanwhile.
 _HOLD_S = 0.3
 _MOST_AT_ONCE = 1000

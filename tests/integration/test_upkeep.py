@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -331,6 +332,25 @@ def test_one_at_a_time(profile: Profile) -> None:
             pass
         with upkeep(profile, alone=False) as looking:
             assert looking.mark(settle=False) == 0
+
+
+@pytest.mark.parametrize("key", ["no key", "ABC", "g" * 64, "ab" * 33, ""])
+def test_a_node_of_an_archive_that_names_what_is_no_key(profile: Profile, key: str) -> None:
+    [a] = stored(profile, {"x": b"x" * 999})
+    delete(profile, *stored(profile, {"y": b"y" * 999}))
+    odd = {"o": {"k": {"k": key}, "o": {"o": {"k": {"k": key_of(b"x" * 999)}}}}}
+    with profile.transaction() as cursor:
+        cursor.execute(
+            "INSERT INTO node (uuid, kind, user_id, node_type, repository_metadata)"
+            " VALUES (gen_random_uuid(), 'data', %s, 'data.core.folder.FolderData.', %s)",
+            (profile.user_id, json.dumps(odd)),
+        )
+    delete(profile, a)
+    plan, done = pruned(profile)
+    assert (plan.missing, done.rows, done.objects) == (1, 1, 1)
+    [b] = stored(profile, {"x": b"x" * 999})
+    assert contents(profile, b) == [{"x": b"x" * 999}]
+    assert len(objects(profile)) == 1
 
 
 # ---------------------------------------------------------------- campaigns under way
