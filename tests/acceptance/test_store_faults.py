@@ -113,7 +113,7 @@ DEEDS: dict[str, Callable[[Store], object]] = {
         Reset(100, "up"),
         Reset(70_000),
         Reset(70_000, "up"),
-        Cut(70_000),
+        Cut(2_000_000),
         Lose(),
         Lose(Answer(503, "SlowDown")),
         Delay(0.1),
