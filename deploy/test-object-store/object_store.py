@@ -269,7 +269,7 @@ def make_user(store: ObjectStore, name: str) -> dict[str, str]:
     try:
         text = run(store, "radosgw-admin", "--name", "client.gateway", "user", "info", f"--uid={name}")
     except Trouble:
-        more = ["user", "create", f"--uid={name}", f"--display-name={name}"]
+        more = ["user", "create", f"--uid={name}", f"--display-name={name}", "--max-buckets=0"]  # no bound
         text = run(store, "radosgw-admin", "--name", "client.gateway", *more)
     found: dict[str, str] = json.loads(text)["keys"][0]
     return found
