@@ -231,6 +231,14 @@ def hits(connection: Connection, keys: Collection[Key]) -> tuple[list[Hit], int]
                 found.append(Hit(node_id, uuid, node_type, label, paths[0], len(paths)))
 
 
+def missing_in_quarantine(connection: Connection, store: Store) -> int:
+    """How many contents that nodes name and the index does not know are in quarantine: their bytes are known.
+
+    Errors: as Store; DatabaseUnavailable.
+    """
+    return len(quarantined(truth_of(store), _unknown(connection)))
+
+
 def _unknown(connection: Connection) -> list[Key]:
     with database.transaction(connection) as cursor:
         cursor.execute("SET LOCAL jit = off")

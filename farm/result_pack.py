@@ -15,8 +15,9 @@ from grange.farm.result import ResultPack, TaskResult
 from grange.repository.delivered import DeliveredPack
 from grange.repository.errors import PackMalformed
 
-#: A manifest that says it is longer is not read.
+#: What says that it is longer is not read: a manifest; of a receipt, where the pack is, and its directory.
 LARGEST_MANIFEST_BYTES = 512 << 20
+_LARGEST_RECEIPT_BYTES = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +59,7 @@ def read_result_pack(path: Path) -> ResultPack:
     except ValueError as problem:
         raise ResultMalformed(str(problem)) from problem
     try:
-        size = pack.size("manifest.json")
-        if size > LARGEST_MANIFEST_BYTES:
-            raise ValueError(f"its manifest would have {size} bytes")
-        content = pack.read("manifest.json")
+        content = _read(pack, "manifest.json", LARGEST_MANIFEST_BYTES)
         manifest = _decoder(Manifest).decode(content)
         if "delivered.json" in pack:
             delivered = _delivered(pack, content)
@@ -75,11 +73,19 @@ def read_result_pack(path: Path) -> ResultPack:
 
 def _delivered(receipt: runner.ZipReader, manifest: bytes) -> DeliveredPack:
     """The pack that a receipt tells of. Errors: PackMalformed, ValueError if this is not its manifest."""
-    told = _decoder(Receipt).decode(receipt.read("delivered.json"))
-    made = DeliveredPack(told.name, told.size, told.directory_at, receipt.read("directory"))
+    told = _decoder(Receipt).decode(_read(receipt, "delivered.json", _LARGEST_RECEIPT_BYTES))
+    directory = _read(receipt, "directory", runner.LARGEST_DIRECTORY)
+    made = DeliveredPack(told.name, told.size, told.directory_at, directory)
     if made.reader().checksum("manifest.json") != (zlib.crc32(manifest), len(manifest)):
         raise ValueError(f"its manifest is not that of {told.name}")
     return made
+
+
+def _read(pack: runner.ZipReader, name: str, limit_bytes: int) -> bytes:
+    """A member. Errors: ValueError for one that says it is longer; KeyError."""
+    if pack.size(name) > limit_bytes:
+        raise ValueError(f"its {name} would have {pack.size(name)} bytes")
+    return pack.read(name)
 
 
 def set_aside(path: Path) -> Path:

@@ -20,6 +20,10 @@ _ADVICE: tuple[tuple[type[Exception], str], ...] = (
         "`grange status` shows where the database is; its log is postgres/server.log there",
     ),
     (core.CampaignBusy, "wait until it has ended; `grange campaign show` tells how far it is"),
+    (
+        repository.BlobQuarantined,
+        "restore it from a backup and store it again (docs/backup.md), or compute it again with cache=False",
+    ),
     (repository.BlobMissing, "the store may be incomplete: `grange repository scrub` tells what is gone"),
     (repository.BlobCorrupt, "`grange repository scrub` tells what else is damaged; a backup may have it"),
     (repository.StoreFull, "make room in the store, then do it again"),

@@ -59,6 +59,7 @@ def command(
     from grange.cli.agreed import require_agreed
     from grange.cli.count_bar import count_bar
     from grange.cli.machine import emit
+    from grange.core.scrub import missing_in_quarantine
     from grange.core.upkeep import upkeep
     from grange.repository.holdings import objects_of
     from grange.repository.prune_plan import plan_prune
@@ -67,6 +68,8 @@ def command(
     with opened(ctx) as profile, upkeep(profile, alone=not dry_run) as index:
         store = profile.repository.store
         missing = index.mark(settle=not dry_run)
+        if missing:  # what is in quarantine is not looked for among objects that the index does not know
+            missing -= missing_in_quarantine(profile.connection, store)
         plan = plan_prune(
             index.uses(),
             objects_of(store),

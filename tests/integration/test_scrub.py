@@ -197,6 +197,23 @@ def test_pruning_and_rebuilding_leave_quarantine_alone(profile: Profile, nodes: 
     assert scrub(profile, restart=True).found == []
 
 
+def test_what_is_in_quarantine_does_not_keep_rubbish(profile: Profile, nodes: list[gr.Folder]) -> None:
+    """Objects that the index does not know stay while contents are missing; those in quarantine are not."""
+    orphan = "packs/aa/00000000000000000000000000000000.zip"
+    profile.repository.store.put_if_absent(orphan, b"left by a killed writer")
+    os.utime(profile.home / "store" / orphan, (0, 0))
+    flip(profile, noise(1))
+    scrub(profile, quarantine=True)
+    words = [sys.executable, "-m", "grange", "--home", str(profile.home), "repository", "prune", "--yes"]
+    with profile.transaction() as cursor:
+        cursor.execute("DELETE FROM blob WHERE key = %s", (bytes.fromhex(key_of(noise(2))),))
+    subprocess.run(words, check=True, capture_output=True)
+    assert profile.repository.store.head(orphan)  # noise(2) may be in it
+    profile.store(gr.SingleFile(noise(2), "again"))
+    subprocess.run(words, check=True, capture_output=True)
+    assert profile.repository.store.head(orphan) is None
+
+
 def test_a_damaged_directory_is_told_though_all_contents_are_well(
     profile: Profile, nodes: list[gr.Folder]
 ) -> None:

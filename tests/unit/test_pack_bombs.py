@@ -166,6 +166,24 @@ def test_a_manifest_gives_no_more_than_it_says(tmp_path: Path) -> None:
         assert int(peak_kb) < 150_000
 
 
+@pytest.mark.parametrize("name", ["delivered.json", "directory"])
+def test_a_receipt_is_bounded_too(name: str, tmp_path: Path) -> None:
+    content = deflate(bytes(100 << 20))
+    parts = {
+        "delivered.json": (b'{"name":"packs/ab/x.zip","size":100,"directory_at":1}', 0),
+        "directory": (b"", 0),
+        name: (content, 8),
+    }
+    members = [
+        (part.encode(), method, stored, 100 << 20 if part == name else len(stored))
+        for part, (stored, method) in parts.items()
+    ]
+    path = tmp_path / "result-1.zip"
+    path.write_bytes(of([*members, manifest()]))
+    with pytest.raises(ResultMalformed, match=f"{name} would have 104857600 bytes"):
+        read_result_pack(path)
+
+
 @pytest.mark.parametrize("cut", [0, 1, 21, 22, 40])
 def test_what_is_too_short_is_malformed_and_nothing_else(cut: int, tmp_path: Path) -> None:
     path = tmp_path / "result-1.zip"
