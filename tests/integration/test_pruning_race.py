@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import random
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from grange.core.profile import Profile
 from grange.core.upkeep import upkeep
+from grange.repository.holdings import holdings_of, objects_of
 
 WORKER = Path(__file__).with_name("pruning_worker.py")
 SECONDS = 8.0
@@ -62,6 +66,33 @@ def test_what_is_stored_while_the_same_contents_are_pruned(profile: Profile) -> 
 
 def test_what_is_stored_in_a_bucket_while_the_same_contents_are_pruned(bucket_profile: Profile) -> None:
     race(bucket_profile)
+
+
+def test_pruning_and_repacking_that_are_killed_at_any_time(profile: Profile) -> None:
+    """Again and again, while somebody stores; the last one comes to its end and leaves what is needed."""
+    draw = random.Random(3)
+    writer = begin(profile, "store", 1, 2 * SECONDS)
+    killed = 0
+    while writer.poll() is None:
+        tidying = begin(profile, "tidy", 0, 60)
+        time.sleep(draw.uniform(0.5, 1.5))
+        if tidying.poll() is None:
+            tidying.kill()
+            killed += 1
+        _, errors = tidying.communicate()
+        assert tidying.returncode == -signal.SIGKILL, errors
+    kept = {int(id_): files for id_, files in end(writer)["kept"].items()}
+    assert killed > 5
+    assert read_everything(profile) == sum(map(len, kept.values()))
+    told = end(begin(profile, "tidy", 0, 1))
+    assert told["prunings"] >= 1
+    assert read_everything(profile) == sum(map(len, kept.values()))
+    store = profile.repository.store
+    with upkeep(profile) as index:
+        assert index.mark() == 0
+        held = holdings_of(index.uses(), objects_of(store))
+    needed = {key for files in kept.values() for key in files.values()}
+    assert (held.blobs, held.unknown, held.gone) == (len(needed), 0, 0)
 
 
 def test_what_is_computed_while_the_same_contents_are_pruned(profile: Profile) -> None:
