@@ -43,8 +43,10 @@ if TYPE_CHECKING:
 
 #: The session advisory lock of whoever prunes, repacks or rebuilds: one at a time.
 UPKEEP_LOCK = 0x6772616E67650002
-#: How long to wait for another one, and for a gap between writers.
+#: How long to wait for a gap between writers.
 PATIENCE_S = 900.0
+#: How long to wait for another one that prunes, repacks or rebuilds.
+OTHERS_PATIENCE_S = 30.0
 #: A wait for the lock holds up writers that come meanwhile: it begins short and never gets long.
 _SHORTEST_WAIT_S, _LONGEST_WAIT_S = 0.25, 8.0
 
@@ -339,7 +341,9 @@ class Upkeep:
 
 
 @contextmanager
-def upkeep(profile: Profile, *, alone: bool = True, patience_s: float = PATIENCE_S) -> Iterator[Upkeep]:
+def upkeep(
+    profile: Profile, *, alone: bool = True, patience_s: float = OTHERS_PATIENCE_S
+) -> Iterator[Upkeep]:
     """A session for upkeep; alone: no other one that prunes, repacks or rebuilds is under way meanwhile.
 
     Errors: RepositoryBusy when another one is for longer than patience_s; DatabaseUnavailable.
