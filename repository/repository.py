@@ -31,8 +31,8 @@ BLOB_LIMIT_BYTES = 8 << 20
 _LOT_BYTES = 64 << 20
 _ROWS_AT_ONCE = 10_000
 # How much of a long blob a server is asked for at a time, and how often at once. Twice as many are ahead.
-_SPAN_BYTES = 8 << 20
-_SPANS_AT_ONCE = 3
+_SPAN_BYTES = 4 << 20
+_SPANS_AT_ONCE = 4
 #: How much read_each() reads at once.
 WINDOW_BYTES = 64 << 20
 
