@@ -224,7 +224,8 @@ class Repository:
                 return {}
 
         contents: dict[Key, bytes] = {}
-        for part in team.map(read, _by_object(found).items()):
+        groups = _by_object(found).items()
+        for part in team.map(read, groups) if len(groups) > 1 else map(read, groups):
             contents |= part
         return contents
 
