@@ -24,7 +24,16 @@ from grange.core.profile import Profile
 from grange.core.recipe import Conclusion, Recipe, failed
 from grange.core.transition import ProcessStatus, State, step
 from grange.farm.result import ResultPack, TaskResult
-from grange.repository import BlobCorrupt, BlobLocation, BlobMissing, Index, Key, PackMalformed, key_of
+from grange.repository import (
+    BlobCorrupt,
+    BlobLocation,
+    BlobMissing,
+    Index,
+    Key,
+    MemoryIndex,
+    PackMalformed,
+    key_of,
+)
 from grange.repository.team import Team
 
 #: What storing raises when the data are to blame: what parse() gave, or a value that PostgreSQL refuses.
@@ -184,12 +193,29 @@ class Intake:
         )
         if unnamed := locations.keys() - _named(nodes):
             # What an older pack has, too, lies there: not in a pack that is kept while others rely on it.
-            index.move({key: locations[key] for key in unnamed})
+            index.move(self._sound({key: locations[key] for key in unnamed}, index))
         return {
             str(process_id): conclusions[process_id].state is State.FINISHED
             and not conclusions[process_id].exit_status
             for process_id in ended
         }
+
+    def _sound(self, rows: Mapping[Key, BlobLocation], index: Index) -> dict[Key, BlobLocation]:
+        """Of contents that are known elsewhere too, those that are in their new place what they should be.
+
+        What a damaged pack has must not take the place of what is good.
+        """
+        known = index.find(rows.keys())
+        found: dict[Key, BlobLocation] = {}
+        for key, place in rows.items():
+            if key in known and known[key].object_name != place.object_name:
+                here = MemoryIndex()
+                here.add({key: place})
+                with contextlib.suppress(BlobCorrupt, BlobMissing):
+                    for _ in self._profile.repository.stream(key, here):
+                        pass
+                    found[key] = place
+        return found
 
     def _read_ahead(
         self,

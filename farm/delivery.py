@@ -22,7 +22,7 @@ from grange.repository.store import Store
 #: As long as S3 allows. A chunk that waits longer in a queue delivers as if there were no URLs.
 EXPIRES_S = 7 * 86400.0
 #: A chunk gets URLs for so many packs at most; what comes after them is fetched from its folder.
-PACKS = 32
+PACKS = 64
 #: Smaller packs and input files travel with the rest: a request to the store is worth more. Bytes.
 LEAST_BYTES = 256 << 10
 

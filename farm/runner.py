@@ -74,8 +74,10 @@ DEATHS = 3
 WHOLE_FILE = 1 << 20
 #: From this size on a streamed file gets a header with 64-bit sizes, before its stored size is known.
 WIDE = 1 << 31
-#: A part result of this size is handed over at once.
+#: A part result of this size is handed over at once; of the second, if it is put into the store: there are
+#: only so many URLs.
 PACK_BYTES = 32 << 20
+DELIVERED_BYTES = 128 << 20
 #: What a pack may have of members, and of bytes in its directory, so that reading it has a bound.
 MOST_MEMBERS = 1 << 19
 LARGEST_DIRECTORY = 64 << 20
@@ -618,7 +620,8 @@ class Results:
             self.last = result
             if self.holding and not failed_at_once(result):
                 self.holding = False
-            full = self._pack is not None and self._pack.offset > PACK_BYTES and not self.holding
+            most = PACK_BYTES if self.delivery is None else DELIVERED_BYTES
+            full = self._pack is not None and self._pack.offset > most and not self.holding
             if self.due is None and not self.holding:
                 self.due = time.monotonic() + self.flush_s
                 self._dirty.set()

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 import grange as gr
+from grange.core.intake import Intake
 from grange.core.profile import Profile
+from grange.farm import read_result_pack, runner
 from grange.farm.runner import LABEL_LIMIT
+from grange.repository import key_of
 
 
 def odd(n: int) -> object:
@@ -80,3 +85,25 @@ def test_a_node_that_all_calls_give_is_the_output_of_one(profile: Profile) -> No
     with profile.transaction() as cursor:
         cursor.execute("SELECT count(*) FROM link JOIN node ON id = target_id WHERE link.label = 'five'")
         assert cursor.fetchone() == (1,)
+
+
+@pytest.mark.parametrize("content", [b"good " * 100, b"evil " * 100])
+def test_a_pack_with_damaged_contents_takes_nobodys_place(
+    profile: Profile, tmp_path: Path, content: bytes
+) -> None:
+    """What nodes name lies in another pack already; the later pack has it too, as it says."""
+    good = b"good " * 100
+    node = gr.Folder({"file": good})
+    profile.store(node)
+    campaign = gr.Campaign("later", profile)
+    path = tmp_path / "result-1.zip"
+    pack = runner.ZipWriter(str(path))
+    pack.add(key_of(good), content)
+    pack.add("manifest.json", runner.dump({"format": runner.FORMAT, "results": []}))
+    pack.close()
+    Intake(profile, campaign.id).record([read_result_pack(path)], {})
+    [again] = profile.load(node.id or 0)
+    assert again.read_files() == {"file": good}
+    with profile.transaction() as cursor:
+        cursor.execute("SELECT campaign_id FROM pack JOIN blob ON pack_id = pack.id")
+        assert cursor.fetchall() == [(campaign.id if content == good else None,)]

@@ -26,6 +26,7 @@ import grange as gr
 from grange.cli.entry import run
 from grange.core import computer as computers
 from grange.core.delivery import delivery_of
+from grange.core.engine import Progress
 from grange.core.profile import Profile, open_profile
 from grange.farm.cluster_executor import ClusterExecutor
 from grange.farm.computer import Computer
@@ -133,7 +134,8 @@ def right(campaign: gr.Campaign, count: int) -> None:
 
 def prune(profile: Profile) -> None:
     """Remove all that nobody needs, and at once."""
-    assert run(["--home", str(profile.home), "repository", "prune", "--grace", "0", "--yes"]) == 0
+    words = ["repository", "prune", "--grace", "0", "--unknown-too", "--yes"]
+    assert run(["--home", str(profile.home), *words]) == 0
 
 
 def no_secrets(profile: Profile, object_store: ObjectStore, *folders: Path) -> None:
@@ -231,6 +233,30 @@ def test_where_nodes_do_not_get_through_all_goes_as_before(
     assert (done.done, done.failed) == (3, 0), campaign.failures()["exit_message"].tolist()
     assert way.bytes > SOME
     assert rows_of(profile, "SELECT count(*), max(attempt) FROM process") == [(3, 1)]
+
+
+def test_a_store_that_is_away_when_we_look_is_waited_for(
+    profile: Profile, there: Path, object_store: ObjectStore, bucket: str
+) -> None:
+    """Nodes reach it, we do not: what they have delivered is looked at once we do again."""
+    with object_store.spare_gateway() as gateway:
+        gateway.kill()
+        notes: list[str] = []
+
+        def listen(progress: Progress) -> None:
+            if gateway.endpoint in progress.note and not notes:
+                notes.append(progress.note)
+                gateway.start()
+
+        campaign = large(2, profile)
+        ours = S3Store(object_store.settings(bucket, prefix="a/b", endpoint=gateway.endpoint))
+        way = Passing(profile, campaign, there, store=ours)
+        with way.executor:
+            done = campaign.run(progress=listen, executor=way.executor)
+    assert notes
+    assert (done.done, done.failed) == (2, 0)
+    right(campaign, 2)
+    assert rows_of(profile, "SELECT count(*), max(attempt) FROM process") == [(2, 1)]
 
 
 SCRIPT = """
