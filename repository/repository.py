@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from grange.repository.deflate import inflated, inflated_pieces
 from grange.repository.errors import BlobCorrupt, ObjectMissing, PackMalformed
@@ -26,6 +26,9 @@ from grange.repository.store import Contents, Range, Store
 from grange.repository.team import Team
 from grange.repository.unchanged import UnchangedFile
 
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
 BLOB_LIMIT_BYTES = 8 << 20
 # How much of the contents of one put is in memory at a time, and so how many share a look into the index.
 _LOT_BYTES = 64 << 20
@@ -33,6 +36,8 @@ _ROWS_AT_ONCE = 10_000
 # How much of a long blob a server is asked for at a time, and how often at once. Twice as many are ahead.
 _SPAN_BYTES = 4 << 20
 _SPANS_AT_ONCE = 4
+#: How many keys read_each() looks up at once.
+LOOKED_UP_AT_ONCE = 20_000
 #: How much read_each() reads at once.
 WINDOW_BYTES = 64 << 20
 
@@ -164,7 +169,7 @@ class Repository:
 
     def read_each(
         self,
-        keys: Sequence[Key],
+        keys: Iterable[Key],
         index: Index,
         verify: bool | None = None,
         window_bytes: int = WINDOW_BYTES,
@@ -174,33 +179,56 @@ class Repository:
         While one window is given out the next is read. Keys that were stored together are best asked for
         together: a window reads each of its packs in one call.
 
-        Units: two windows of window_bytes bytes are in memory, and what is longer than that alone.
+        Units: two windows of window_bytes bytes are in memory, and what is longer than that alone; the keys
+        and locations of some ten thousand.
         Shapes: n keys in, n contents out, in the same order.
-        Errors: as read(); of a window before anything of it is given, missing keys before anything at all.
+        Errors: as read(), of a window before anything of it is given; keys that the index has not, before
+        anything of the LOOKED_UP_AT_ONCE keys among which they are.
         """
-        check_keys(keys)
-        found = index.find(dict.fromkeys(keys)) if keys else {}
-        self._refuse_missing(keys, found)
-        return self._windows(keys, found, index, verify, window_bytes)
+        rest = iter(keys)
+        first = self._look_up(rest, index)
+        return self._windows(
+            chain([first], iter(partial(self._look_up, rest, index), ([], {}))), index, verify, window_bytes
+        )
+
+    def _look_up(self, keys: Iterator[Key], index: Index) -> tuple[list[Key], dict[Key, BlobLocation]]:
+        """The next keys, and where their blobs lie; ([], {}) after the last."""
+        batch = list(islice(keys, LOOKED_UP_AT_ONCE))
+        check_keys(batch)
+        found = index.find(dict.fromkeys(batch)) if batch else {}
+        self._refuse_missing(batch, found)
+        return batch, found
 
     def _windows(
         self,
-        keys: Sequence[Key],
-        found: Mapping[Key, BlobLocation],
+        batches: Iterable[tuple[list[Key], dict[Key, BlobLocation]]],
         index: Index,
         verify: bool | None,
         window_bytes: int,
     ) -> Iterator[bytes]:
-        with Team(self.store.parallel) as team, Team(2 if self.store.parallel > 1 else 1) as ahead:
+        with Team(self.store.parallel) as team, Team(2) as ahead:
 
-            def read(window: Sequence[Key]) -> list[bytes]:
+            def read(window: list[Key], found: Mapping[Key, BlobLocation]) -> list[bytes]:
                 rows = {key: found[key] for key in window}
                 contents = self._read_found(rows, index, team, verify)
                 self._refuse_missing(window, contents)
                 return [contents[key] for key in window]
 
-            for contents in ahead.map(read, _cut(keys, found, window_bytes)):
-                yield from contents
+            windows = (
+                (window, found) for keys, found in batches for window in _cut(keys, found, window_bytes)
+            )
+            if self.store.parallel == 1:
+                for window in windows:
+                    yield from read(*window)
+                return
+            coming: Future[list[bytes]] | None = None
+            for window in windows:
+                following = ahead.start(partial(read, *window))
+                if coming is not None:
+                    yield from coming.result()
+                coming = following
+            if coming is not None:
+                yield from coming.result()
 
     def _read_found(
         self, found: Mapping[Key, BlobLocation], index: Index, team: Team, verify: bool | None

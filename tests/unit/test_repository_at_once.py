@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pytest
 
@@ -93,6 +93,24 @@ def test_a_pack_that_fails_fails_the_whole_put() -> None:
     before = store.puts
     time.sleep(0.1)
     assert store.puts == before, "a put goes on after it was said to have failed"
+
+
+def test_keys_are_looked_up_some_thousands_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("grange.repository.repository.LOOKED_UP_AT_ONCE", 70)
+    repository, keys, index = filled(FarStore(), 200, pack_target_bytes=10_000)
+    asked: list[int] = []
+
+    class Telling(MemoryIndex):
+        def find(self, keys: Collection[Key]) -> dict[Key, BlobLocation]:
+            asked.append(len(keys))
+            return index.find(keys)
+
+    given = repository.read_each(iter(keys), Telling(), window_bytes=100)
+    assert asked == [70]
+    assert [next(given) for _ in range(20)] == [b"content %d" % i for i in range(20)]
+    assert asked == [70]
+    assert list(given) == [b"content %d" % i for i in range(20, 200)]
+    assert asked == [70, 70, 60]
 
 
 @pytest.mark.parametrize("far", [False, True])
