@@ -183,7 +183,8 @@ class Upkeep:
         self._seen_id = 0
         with database.transaction(connection) as cursor:
             # Estimates for what JSON holds are far too high: compiling for them takes longer than running.
-            cursor.execute("SET jit = off; SET work_mem = '64MB'")
+            # Rows that are gone must not come back when the server dies: their objects are gone, too.
+            cursor.execute("SET jit = off; SET synchronous_commit = on; SET work_mem = '64MB'")
             cursor.execute("CREATE TEMP TABLE dead (key bytea, pack_id integer, stored_size bigint)")
 
     # ------------------------------------------------------------ looking

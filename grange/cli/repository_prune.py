@@ -39,10 +39,19 @@ class _Grace(Span):
     "--unknown-too", is_flag=True,
     help="Also remove objects that the index does not know while files of nodes are missing from it.",
 )  # fmt: skip
+@click.option(
+    "--take-over", is_flag=True, help="The store belongs to this database now; the other one is gone."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_context
 def command(
-    ctx: click.Context, dry_run: bool, yes: bool, grace_s: int, unknown_too: bool, as_json: bool
+    ctx: click.Context,
+    dry_run: bool,
+    yes: bool,
+    grace_s: int,
+    unknown_too: bool,
+    take_over: bool,
+    as_json: bool,
 ) -> None:
     """Remove the contents that no node names, and what killed writers have left.
 
@@ -60,6 +69,7 @@ def command(
     from grange.cli.count_bar import count_bar
     from grange.cli.machine import emit
     from grange.core.scrub import missing_in_quarantine
+    from grange.core.store_owner import require_owner
     from grange.core.upkeep import upkeep
     from grange.repository.holdings import objects_of
     from grange.repository.prune_plan import plan_prune
@@ -90,6 +100,8 @@ def command(
             rows = words.plural(plan.rows, "content")
             objects = f"{words.plural(len(plan.now), 'object')} of {words.size(plan.now_bytes)}"
             require_agreed(yes, f"Take {rows} off the index, and remove {objects}?")
+        with profile.transaction() as cursor:
+            require_owner(cursor, store, take_over=take_over)
         with count_bar("pruning") as show:
             done = prune(store, index, plan, lambda count, total: show(count, total, ""))
     if as_json:

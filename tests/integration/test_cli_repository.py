@@ -178,3 +178,29 @@ def test_repack(profile: Profile, ids: list[int], say: Say, told: Callable[..., 
     assert "`grange repository prune`, after its grace period" in said
     assert told("prune", "--yes", "--grace", "0")["freed_bytes"] == size
     assert profile.load(ids[9])[0].read_files() == before
+
+
+def test_a_copy_of_a_database_does_not_prune_the_store_of_the_original(
+    profile: Profile,
+    ids: list[int],
+    say: Say,
+    capsys: pytest.CaptureFixture[str],
+    new_database: Callable[..., str],
+) -> None:
+    say("prune", "--yes", "--grace", "0")
+    copy = profile.home.parent / "copy"
+    copy.mkdir()
+    url, store = new_database(), profile.home / "store"
+    (copy / "profile.toml").write_text(f'database = "{url}"\nstore = "{store}"\n')
+    words = ["--home", str(copy), "repository", "prune", "--yes", "--grace", "0", "--unknown-too"]
+    assert run(words) == 1
+    said = capsys.readouterr().err
+    assert "belongs to another database" in said
+    assert "--take-over" in said
+    assert run(["--home", str(copy), "repository", "prune", "--dry-run"]) == 0
+    for node in profile.load(*ids):
+        node.read_files()
+    assert run([*words, "--take-over"]) == 0
+    assert "1 object removed" in capsys.readouterr().out
+    assert run([*words]) == 0
+    assert run(["--home", str(profile.home), "repository", "prune", "--yes"]) == 1
