@@ -26,7 +26,7 @@ from grange.core.files import files_of
 from grange.core.json_value import decoded
 from grange.core.upkeep import Upkeep, upkeep
 from grange.repository import BlobLocation, Key, MemoryIndex, Repository, Store
-from grange.repository.checking import GONE, Checked, check_object
+from grange.repository.checking import GONE, Checked, begin_check, check_object
 from grange.repository.key import is_key
 from grange.repository.object_file import ObjectFile
 from grange.repository.pack import TARGET_BYTES
@@ -38,8 +38,8 @@ from grange.repository.team import Team
 if TYPE_CHECKING:
     from grange.core.profile import Profile
 
-#: Each has a pack in memory.
-_AT_ONCE = 4
+#: Twice as many packs are in memory.
+_AT_ONCE = 2
 _SAVE_EVERY_S = 5.0
 _PAGE = 1000
 _ROWS_AT_ONCE = 20_000
@@ -266,13 +266,14 @@ def _go_on(
     left = done.total_bytes - behind
     wanted = left if share >= 1 else min(left, max(1, round(share * done.total_bytes)))
     show(0, wanted, "")
-    with Team(max(2, min(store.parallel, _AT_ONCE))) as team:
+    with Team(_AT_ONCE) as team:
 
-        def check(one: tuple[int, str, dict[Key, BlobLocation]]) -> tuple[int, Checked]:
+        def begin(one: tuple[int, str, dict[Key, BlobLocation]]) -> tuple[int, Callable[[], Checked]]:
             number, name, rows = one
-            return number, check_object(store, name, rows)
+            return number, begin_check(store, name, rows)
 
-        for number, checked in team.map(check, _objects(connection, index, state.after)):
+        for number, check in team.map(begin, _objects(connection, index, state.after)):
+            checked = check()
             if checked.wrong:
                 for one in _confirmed(connection, store, checked):
                     found[one.key] = one

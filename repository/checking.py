@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -22,6 +22,8 @@ from grange.repository.store import Contents, Range, Store
 WHOLE_BYTES = 48 << 20
 #: Blobs of larger objects are read so many bytes at a time, and those that are longer piece by piece.
 _LOT_BYTES = 16 << 20
+#: Below this, on average, blobs are small: hashing one takes less time than changing threads.
+_SMALL_BYTES = 64 << 10
 
 GONE = "the object is not in the store"
 DIFFERENT = "its bytes are not what was stored: their SHA-256 differs"
@@ -52,50 +54,93 @@ def check_object(store: Store, name: str, rows: Mapping[Key, BlobLocation]) -> C
     Errors: StoreUnavailable, and what else keeps the store from answering; never what is wrong with the
     object.
     """
+    return begin_check(store, name, rows)()
+
+
+def begin_check(store: Store, name: str, rows: Mapping[Key, BlobLocation]) -> Callable[[], Checked]:
+    """check_object() in two steps, for who has many threads: this reads, and what it gives checks.
+
+    Threads that hash many small blobs at the same time are slower than one, for each waits for the
+    interpreter again and again (bench/scrub). So a pack of small blobs is only read here; everything else is
+    checked, too.
+
+    Units, Errors: as check_object().
+    """
     done = Checked(name, len(rows), sum(row.stored_size for row in rows.values()))
     size = store.head(name)
-    if size is None:
-        done.wrong = dict.fromkeys(rows, GONE)
-        return done
     try:
+        if size is None:
+            raise ObjectMissing(name, repr(store))
         if size <= WHOLE_BYTES:
             [content] = store.get_ranges(name, [(0, size)])
-
-            def cut(ranges: Sequence[Range]) -> Contents:
-                return [content[offset : offset + length] for offset, length in ranges]
-
-            _check(done, cut, size, rows, 0)
-        else:
-            _check(done, partial(store.get_ranges, name), size, rows, store.merge_gap_bytes)
+            whole = partial(_check_whole, done, content, size, rows)
+            return whole if done.stored_bytes < _SMALL_BYTES * done.blobs else _now(whole)
+        _check_parts(done, store, size, rows)
     except ObjectMissing:
         done.wrong = dict.fromkeys(rows, GONE)
+    return lambda: done
+
+
+def _now(check: Callable[[], Checked]) -> Callable[[], Checked]:
+    done = check()
+    return lambda: done
+
+
+def _check_whole(done: Checked, content: bytes, size: int, rows: Mapping[Key, BlobLocation]) -> Checked:
+    """Check an object that is in memory."""
+
+    def cut(ranges: Sequence[Range]) -> Contents:
+        return [content[offset : offset + length] for offset, length in ranges]
+
+    _check_directory(done, cut, size, rows, 0)
+    for key, row in rows.items():
+        end = row.offset + row.stored_size
+        if end > size:
+            done.wrong[key] = CUT_OFF
+        elif row.size > _LOT_BYTES:
+            if not _agrees(key, row, _pieces(cut, row)):
+                done.wrong[key] = DIFFERENT
+        elif not _is(key, row, content[row.offset : end]):
+            done.wrong[key] = DIFFERENT
     return done
 
 
-def _check(
-    done: Checked, read: ReadRanges, size: int, rows: Mapping[Key, BlobLocation], gap_bytes: int
-) -> None:
-    if done.name.startswith(PACKS):
-        try:
-            there = PackReader(done.name, size, read, gap_bytes).locations(done.name)
-            done.wrong |= {key: ELSEWHERE for key, row in rows.items() if there.get(key) != row}
-        except PackMalformed as error:
-            done.malformed = error.reason
+def _check_parts(done: Checked, store: Store, size: int, rows: Mapping[Key, BlobLocation]) -> None:
+    """Check an object of which only parts are in memory at a time."""
+    read = partial(store.get_ranges, done.name)
+    _check_directory(done, read, size, rows, store.merge_gap_bytes)
     short: dict[Key, BlobLocation] = {}
     for key, row in sorted(rows.items(), key=lambda pair: pair[1].offset):
         if row.offset + row.stored_size > size:
             done.wrong[key] = CUT_OFF
-        elif max(row.size, row.stored_size) > _LOT_BYTES:
-            if not _agrees(key, row, _pieces(read, row)):
-                done.wrong[key] = DIFFERENT
-        else:
+        elif max(row.size, row.stored_size) <= _LOT_BYTES:
             short[key] = row
+        elif not _agrees(key, row, _pieces(read, row)):
+            done.wrong[key] = DIFFERENT
     for lot in _lots(short):
         ranges = [(row.offset, row.stored_size) for row in lot.values()]
-        for (key, row), part in zip(lot.items(), read_merged(read, ranges, gap_bytes), strict=True):
-            content = part if row.codec == "stored" else inflated(part, row.size)
-            if content is None or len(content) != row.size or key_of(content) != key:
+        parts = read_merged(read, ranges, store.merge_gap_bytes)
+        for (key, row), part in zip(lot.items(), parts, strict=True):
+            if not _is(key, row, part):
                 done.wrong[key] = DIFFERENT
+
+
+def _check_directory(
+    done: Checked, read: ReadRanges, size: int, rows: Mapping[Key, BlobLocation], gap_bytes: int
+) -> None:
+    if not done.name.startswith(PACKS):
+        return
+    try:
+        there = PackReader(done.name, size, read, gap_bytes).locations(done.name)
+        done.wrong |= {key: ELSEWHERE for key, row in rows.items() if there.get(key) != row}
+    except PackMalformed as error:
+        done.malformed = error.reason
+
+
+def _is(key: Key, row: BlobLocation, stored: bytes | memoryview) -> bool:
+    """Whether stored bytes are the content of a key, the whole of which is in memory."""
+    content = stored if row.codec == "stored" else inflated(stored, row.size)
+    return content is not None and len(content) == row.size and key_of(content) == key
 
 
 def _lots(rows: Mapping[Key, BlobLocation]) -> Iterator[dict[Key, BlobLocation]]:
