@@ -24,6 +24,7 @@ from grange.core.errors import RepositoryBusy
 from grange.core.file_store import store_place
 from grange.core.files import files_of
 from grange.core.json_value import decoded
+from grange.core.store_owner import require_owner
 from grange.core.upkeep import Upkeep, upkeep
 from grange.repository import BlobLocation, Key, MemoryIndex, Repository, Store
 from grange.repository.checking import GONE, Checked, begin_check, check_object
@@ -163,15 +164,17 @@ def scrub(
     restart: bool = False,
     known_only: bool = False,
     quarantine: bool = False,
+    take_over: bool = False,
     show: Show = lambda done, total, note: None,
 ) -> Scrubbed:
     """Check blobs, from where the last call has stopped: all that are left, or a share of all.
 
     known_only: only what was found damaged before. quarantine: take what is damaged out of the index, so that
-    storing the same content again heals it; its bytes are kept.
+    storing the same content again heals it; its bytes are kept. take_over: whatever other database owned the
+    store does not any more.
 
-    Errors: RepositoryBusy when another process scrubs; StoreUnavailable, and all that ends it: what was
-    checked stays checked.
+    Errors: RepositoryBusy when another process scrubs; InUse when quarantine is asked for in a store of
+    another database; StoreUnavailable, and all that ends it: what was checked stays checked.
     """
     store = truth_of(profile.repository.store)
     with _alone(profile.home) as state_file:
@@ -193,10 +196,12 @@ def scrub(
                 _go_on(connection, index, store, done, found, share, save, show)
             done.found = sorted(found.values(), key=lambda one: (one.name, one.key))
             if state.complete and not known_only:
-                done.unknown = _unknown(connection)
+                done.unknown = missing_contents(connection, NAMED_NODES)
                 done.quarantined = quarantined(store, done.unknown) if done.unknown else {}
             done.hits, done.hit_count = hits(connection, {*found, *done.unknown})
             if quarantine and (done.found or state.malformed):
+                with database.transaction(connection) as cursor:
+                    require_owner(cursor, store, take_over=take_over)
                 with upkeep(profile) as only:
                     _take_out(only, store, done)
     return done
@@ -236,14 +241,18 @@ def missing_in_quarantine(connection: Connection, store: Store) -> int:
 
     Errors: as Store; DatabaseUnavailable.
     """
-    return len(quarantined(truth_of(store), _unknown(connection)))
+    return len(quarantined(truth_of(store), missing_contents(connection)))
 
 
-def _unknown(connection: Connection) -> list[Key]:
+def missing_contents(connection: Connection, limit: int | None = None) -> list[Key]:
+    """The contents that nodes name and the index does not know: all, or so many.
+
+    Errors: DatabaseUnavailable.
+    """
     with database.transaction(connection) as cursor:
         cursor.execute("SET LOCAL jit = off")
-        cursor.execute(_UNKNOWN, (NAMED_NODES,))
-        return [Key(key) for (key,) in cursor.fetchall()]
+        cursor.execute(_UNKNOWN, (limit,))
+        return [Key(key) for (key,) in cursor.fetchall() if is_key(key)]
 
 
 # ---------------------------------------------------------------- checking

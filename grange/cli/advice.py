@@ -22,7 +22,7 @@ _ADVICE: tuple[tuple[type[Exception], str], ...] = (
     (core.CampaignBusy, "wait until it has ended; `grange campaign show` tells how far it is"),
     (
         repository.BlobQuarantined,
-        "restore it from a backup and store it again (docs/backup.md), or compute it again with cache=False",
+        "`grange repository heal --from BACKUP` brings it back, or compute it again with cache=False",
     ),
     (repository.BlobMissing, "the store may be incomplete: `grange repository scrub` tells what is gone"),
     (repository.BlobCorrupt, "`grange repository scrub` tells what else is damaged; a backup may have it"),

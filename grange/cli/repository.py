@@ -15,6 +15,7 @@ _NAMES: tuple[str, ...] = (
     "repack",
     "rebuild-index",
     "scrub",
+    "heal",
     "fetch",
     "migrate",
 )

@@ -25,6 +25,7 @@ _SHOWN = 20
 @click.option("--quarantine", is_flag=True, help="Take what is damaged out of the index; its bytes are kept.")
 @click.option("--known", "known_only", is_flag=True, help="Look only at what was found damaged before.")
 @click.option("--restart", is_flag=True, help="Begin with the first object again.")
+@click.option("--take-over", is_flag=True, help="With --quarantine: the store belongs to this database now.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_context
 def command(
@@ -33,6 +34,7 @@ def command(
     quarantine: bool,
     known_only: bool,
     restart: bool,
+    take_over: bool,
     as_json: bool,
 ) -> None:
     """Hash every stored content again, and tell what is damaged or missing and which nodes have it.
@@ -61,6 +63,7 @@ def command(
                 restart=restart,
                 known_only=known_only,
                 quarantine=quarantine,
+                take_over=take_over,
                 show=show,
             )
     if as_json:
@@ -167,8 +170,8 @@ def _advise(done: Scrubbed) -> None:
         click.echo("`grange repository rebuild-index` looks in the store for what the index does not know.")
     if done.hit_count:
         click.echo(
-            "Restore the objects from a backup (docs/backup.md), store the files again, or run the "
-            "calculations again in another campaign with cache=False."
+            "`grange repository heal --from BACKUP` brings back what a backup has; else store the files "
+            "again, or run the calculations again in another campaign with cache=False."
         )
 
 

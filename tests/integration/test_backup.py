@@ -29,7 +29,7 @@ from grange.repository.prune_plan import plan_prune
 from grange.repository.pruning import prune
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "backup.md"
-BACK_UP, RESTORE = re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+BACK_UP, RESTORE, HEAL = re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
 LARGE = random.Random(0).randbytes(10 << 20)
 
 
@@ -110,6 +110,33 @@ def test_as_the_page_says(new_home: Callable[[str], Path], tmp_path: Path) -> No
         frame = campaign.results()
         assert list(frame["exit_status"]) == [0, 0], frame.to_dict()
         assert list(frame["result"]) == [2, 4]
+
+
+def test_what_is_damaged_comes_back_from_the_backup(new_home: Callable[[str], Path], tmp_path: Path) -> None:
+    home, backup = new_home("home"), tmp_path / "backup"
+    before = filled(home)
+    backup.mkdir()
+    run(BACK_UP, GRANGE_HOME=home, BACKUP=backup)
+    # one pack of the store is overwritten, one is gone, the large one is cut off; and the backup is not whole
+    packs = sorted((home / "store" / "packs").rglob("*.zip"))
+    large = next((home / "store" / "blobs").rglob("????????*"))
+    for path in (packs[0], large):
+        path.chmod(0o600)
+    packs[0].write_bytes(bytes(packs[0].stat().st_size))
+    packs[1].unlink()
+    os.truncate(large, 1000)
+    lost = backup / "store" / packs[1].relative_to(home / "store")
+    lost.rename(tmp_path / "lost.zip")
+    with pytest.raises(AssertionError, match="damaged there, too: "):
+        run(HEAL, GRANGE_HOME=home, BACKUP=backup)
+    # elsewhere in the copy it is found, too
+    (backup / "store" / "packs" / "ff").mkdir(exist_ok=True)
+    (tmp_path / "lost.zip").rename(backup / "store" / "packs" / "ff" / f"{'f' * 32}.zip")
+    run(HEAL, GRANGE_HOME=home, BACKUP=backup)
+    with open_profile(home) as profile:
+        assert everything(profile) == before
+        done = scrub(profile, restart=True)
+        assert (done.found, done.unknown) == ([], [])
 
 
 WRITER = """

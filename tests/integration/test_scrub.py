@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import grange as gr
-from grange.core.errors import RepositoryBusy
+from grange.core.errors import InUse, RepositoryBusy
 from grange.core.profile import Profile
 from grange.core.scrub import _alone, scrub
 from grange.core.upkeep import upkeep
@@ -297,6 +297,17 @@ def test_it_goes_on_where_it_was_stopped(profile: Profile, nodes: list[gr.Folder
     assert done.state.objects == 6
 
 
+def test_a_copy_of_a_database_takes_nothing_out_of_the_store_of_the_original(
+    profile: Profile, nodes: list[gr.Folder]
+) -> None:
+    name = flip(profile, noise(1))
+    profile.repository.store.put_if_absent("owner/another-database", b"")
+    with pytest.raises(InUse, match="belongs to another database"):
+        scrub(profile, quarantine=True)
+    assert profile.repository.store.head(name)
+    assert scrub(profile, known_only=True, quarantine=True, take_over=True).taken_out
+
+
 def test_only_one_scrubs(profile: Profile) -> None:
     with _alone(profile.home), pytest.raises(RepositoryBusy, match="another process scrubs"):
         scrub(profile)
@@ -348,8 +359,10 @@ def test_a_pack_that_a_kill_left_half_taken_out_is_finished(profile: Profile, no
             return getattr(store, name)
 
         def delete(self, names: Collection[str]) -> None:
+            names = list(names)
             store.delete(names)
-            raise Killed
+            if names:
+                raise Killed
 
     profile.repository.store = Dying()  # type: ignore[assignment]
     with pytest.raises(Killed):
