@@ -251,6 +251,19 @@ def test_a_server_that_refuses_no_second_object_is_good_enough(
     assert list(store_names(object_store, bucket)) == []
 
 
+def test_a_trial_that_ends_in_its_midst_leaves_nothing(object_store: ObjectStore, bucket: str) -> None:
+    with FaultProxy(
+        object_store.endpoint,
+        lambda request: Answer(403, "AccessDenied") if request.target.endswith("?uploads") else None,
+    ) as proxy:
+        store = S3Store(object_store.settings(bucket, endpoint=proxy.endpoint), Retries(tries=1))
+        *well, last = trials(store)
+    assert [trial.problem for trial in well] == [""] * 4
+    assert (last.name, last.needed) == ("write one in parts", True)
+    assert "this user has not the right to (AccessDenied)" in last.problem
+    assert list(store_names(object_store, bucket)) == []
+
+
 def store_names(object_store: ObjectStore, bucket: str) -> Iterator[str]:
     return (info.name for info in S3Store(object_store.settings(bucket)).list())
 

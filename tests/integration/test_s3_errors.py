@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fault_proxy import FaultProxy
 from object_store import ObjectStore
 
 from grange.repository.errors import StoreError, StoreFull, StoreReadOnly, StoreUnavailable
@@ -308,11 +309,15 @@ def test_the_environment_does_not_bend_requests(
         "AWS_REGION": "mars-1",
     }.items():
         monkeypatch.setenv(name, value)
-    store = S3Store(settings)
-    assert store.put_if_absent("b", b"x") is True
-    assert store.put_if_absent("b", b"x") is False
-    assert store.try_parts("c", b"y") is True
-    assert sorted(info.name for info in store.list()) == ["a", "b", "c"]
+    with FaultProxy(settings.endpoint) as proxy:
+        store = S3Store(replace(settings, endpoint=proxy.endpoint))
+        assert store.put_if_absent("b", b"x") is True
+        assert store.put_if_absent("b", b"x") is False
+        assert store.try_parts("c", b"y") is True
+        assert sorted(info.name for info in store.list()) == ["a", "b", "c"]
+        for request in proxy.requests:
+            assert "authorization" in request.headers
+            assert len(request.headers["x-amz-content-sha256"]) == 64
 
 
 def test_a_bucket_in_the_name_of_the_host(settings: S3Settings) -> None:
