@@ -21,13 +21,17 @@ import os
 import random
 import re
 import socket
-import ssl
 import threading
 import time
 import zlib
 from typing import Any, Callable, Dict, Iterator, Optional, Tuple
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
+
+try:
+    import ssl
+except ImportError:  # a Python that was built without it
+    ssl = None  # type: ignore[assignment]
 
 #: Bytes that are sent or read at a time.
 BLOCK = 1 << 20
@@ -79,7 +83,7 @@ class Courier:
         self._ca = ca
         self._stopped = stopped
         self._gate = gate or threading.Lock()
-        self._context: Optional[ssl.SSLContext] = None
+        self._context: Any = None
         self._away_until = 0.0 if patient else time.monotonic() + PATIENCE_S
         self._refused = ""
         self._open: Optional[http.client.HTTPConnection] = None
@@ -248,6 +252,8 @@ class Courier:
                 )
         connection: http.client.HTTPConnection
         if parts.scheme == "https":
+            if ssl is None:
+                raise Refused("the Python there has no module ssl")
             if self._context is None:
                 self._context = ssl.create_default_context()
                 if self._ca:
@@ -267,11 +273,11 @@ class Courier:
                 connection.connect()
             connection.sock.settimeout(SILENCE_S)
             self._open = connection
-        except ssl.SSLCertVerificationError as problem:
-            connection.close()
-            raise Refused("its certificate is not trusted: %s" % problem.verify_message)
         except (OSError, http.client.HTTPException) as problem:
             connection.close()
+            mistrust = getattr(problem, "verify_message", "")
+            if mistrust:
+                raise Refused("its certificate is not trusted: %s" % mistrust)
             raise Passing(named(problem))
         return connection, target, headers
 

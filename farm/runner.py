@@ -754,6 +754,7 @@ class Delivery:
         )
         self._thread: Optional[threading.Thread] = None
         self._said = ""
+        self._first = True
 
     def takes(self, number: int, size: Optional[int] = None) -> bool:
         """Whether a pack is to be put into the store: one of some size, for which there is a URL."""
@@ -814,11 +815,17 @@ class Delivery:
             if "delivered.json" in pack:
                 return
             self._carrier.put(url, path)
+            if self._first or self._said:
+                self._first, self._said = False, ""
+                unmark(self._told)
             self._put_receipt(number, name, pack)
-        except self._courier.Undelivered as problem:
-            self._say("a result pack was not put into the store, and is fetched instead: %s" % problem)
         except self._courier.Stopped:
             return
+        except SpoolFailed:
+            raise
+        except Exception as problem:
+            why = problem if isinstance(problem, self._courier.Undelivered) else type(problem).__name__
+            self._say("a result pack was not put into the store, and is fetched instead: %s" % why)
         finally:
             pack.close()
 

@@ -160,8 +160,10 @@ class FileSpool:
         return cores, [entry.name for entry in broken or ()]
 
     def _problems(self, runs: Sequence[str]) -> list[str]:
-        told = self._transport.read([f"{self._remote.spool_dir(run)}/problem" for run in runs])
-        return sorted({str(json.loads(content)) for content in told if content})
+        there = [self._remote.spool_dir(run) for run in runs]
+        told = self._transport.read([f"{run}/{name}" for run in there for name in ("problem", "undelivered")])
+        problems = {str(json.loads(content)) for content in told[::2] if content}
+        return sorted(problems | {content.decode().strip() for content in told[1::2] if content})
 
 
 def _base(folder: str) -> str:

@@ -378,6 +378,24 @@ def test_an_expired_url_leaves_the_pack_in_the_folder(site: Site) -> None:
     assert "expired" in (site.run / "undelivered").read_text()
 
 
+def test_what_was_told_is_taken_back_when_packs_get_through_again(site: Site) -> None:
+    site.chunk(noise("a"))
+    (site.run / "undelivered").write_text("nobody answers\n")
+    site.work()
+    assert site.packs()[0].delivered is not None
+    assert not (site.run / "undelivered").exists()
+
+
+def test_a_url_that_is_none_leaves_the_pack_in_the_folder(site: Site) -> None:
+    def spoil(urls: dict[str, Any]) -> None:
+        urls["put"] = [[name, "http://[::1"] for name, _ in urls["put"]]
+
+    site.chunk(noise("a"), change=spoil)
+    site.work()
+    assert [pack.delivered for pack in site.packs()] == [None]
+    assert "ValueError" in site.log()
+
+
 def test_a_server_that_is_away_is_tried_for_a_while_and_once_more_for_the_others(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:

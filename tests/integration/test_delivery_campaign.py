@@ -385,11 +385,17 @@ def test_what_a_receipt_claims_wrongly_is_computed_again(
 # Nodes of a cluster
 
 
+@pytest.mark.parametrize("restricted", [False, True])
 def test_from_the_nodes_of_a_cluster(
-    profile: Profile, cluster: Cluster, object_store: ObjectStore, capsys: pytest.CaptureFixture[str]
+    profile: Profile,
+    cluster: Cluster,
+    object_store: ObjectStore,
+    capsys: pytest.CaptureFixture[str],
+    restricted: bool,
 ) -> None:
     """Slurm, HyperQueue and SSH are real; the nodes have no credentials of the store."""
-    far = cluster.computer("far", delivery="store")
+    make = cluster.restricted_computer if restricted else cluster.computer
+    far = make("far", delivery="store")
     with profile.transaction() as cursor:
         computers.add(cursor, far, user_id=profile.user_id)
     with way_in(cluster, object_store.endpoint):
