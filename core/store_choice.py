@@ -10,6 +10,7 @@ from grange.core.errors import InUse
 from grange.core.file_store import open_store, store_place
 from grange.core.profile_edit import set_store
 from grange.core.profile_file import EMBEDDED, read_profile_file
+from grange.repository.object_name import BLOBS, PACKS
 from grange.repository.s3_settings import S3Settings
 
 #: How long to wait for who has the files open.
@@ -30,7 +31,8 @@ def refuse_other_files(home: Path, wanted: S3Settings) -> None:
             return
     elif not (home / config.store).is_dir():
         return
-    if next(iter(open_store(home, config).list()), None) is not None:
+    store = open_store(home, config)
+    if any(next(iter(store.list(kind)), None) is not None for kind in (PACKS, BLOBS)):
         place = store_place(home, config)
         raise InUse(f"files of this profile lie in {place}: they would not be found any more")
 
