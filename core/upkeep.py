@@ -47,6 +47,10 @@ UPKEEP_LOCK = 0x6772616E67650002
 PATIENCE_S = 900.0
 #: How long to wait for another one that prunes, repacks or rebuilds.
 OTHERS_PATIENCE_S = 30.0
+#: After so long somebody is told that there is none.
+_LONG_S = 3.0
+#: So long a gap between writers is looked for without queuing for it, so often.
+_POLITE_S, _POLITE_EVERY_S = 1.0, 0.01
 #: A wait for the lock holds up writers that come meanwhile: it begins short and never gets long.
 _SHORTEST_WAIT_S, _LONGEST_WAIT_S = 0.25, 8.0
 
@@ -175,9 +179,11 @@ class Upkeep:
     """A session of the database that prunes, repacks or rebuilds: the only one, if it was asked for alone.
 
     It is the index that grange.repository.pruning, .repacking and .rebuilding work on.
+    on_wait: called when writers leave no gap for some seconds.
     """
 
     def __init__(self, connection: Connection) -> None:
+        self.on_wait: Callable[[], None] = lambda: None
         self._connection = connection
         self._seen_id = 0
         with database.transaction(connection) as cursor:
@@ -327,20 +333,28 @@ class Upkeep:
 
         Errors: RepositoryBusy, when writers have left no gap for PATIENCE_S.
         """
-        deadline_s = time.monotonic() + PATIENCE_S
-        wait_s = _SHORTEST_WAIT_S
+        began_s = time.monotonic()
+        wait_s = 0.0
+        told = False
         while True:
             with database.transaction(self._connection) as cursor:
                 if _lock(cursor, wait_s):
                     yield cursor
                     return
-            if time.monotonic() > deadline_s:
+            passed_s = time.monotonic() - began_s
+            if passed_s < _POLITE_S:
+                time.sleep(_POLITE_EVERY_S)
+                continue
+            if passed_s > _LONG_S and not told:
+                told = True
+                self.on_wait()
+            if passed_s > PATIENCE_S:
                 raise RepositoryBusy(
                     f"somebody has been storing files without a pause for {PATIENCE_S / 60:.0f} minutes: "
                     "what was done is done; go on later, when less is stored at once"
                 )
             time.sleep(wait_s * random.uniform(0.5, 1.5))  # noqa: S311  (writers have their turn meanwhile)
-            wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+            wait_s = min(2 * wait_s, _LONGEST_WAIT_S) or _SHORTEST_WAIT_S
 
 
 @contextmanager
@@ -375,7 +389,13 @@ def _become_the_only_one(connection: Connection, patience_s: float) -> None:
 
 
 def _lock(cursor: Cursor, wait_s: float) -> bool:
-    """Take the lock alone, to the end of the transaction; False when it was not to be had."""
+    """Take the lock alone, to the end of the transaction; False when it was not to be had.
+
+    wait_s: how long to queue for it; 0: not at all, so that nobody has to wait behind this.
+    """
+    if not wait_s:
+        cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", (PRUNE_LOCK,))
+        return bool((cursor.fetchone() or (False,))[0])
     cursor.execute(f"SAVEPOINT waiting; SET LOCAL lock_timeout = {max(1, int(1000 * wait_s))}")
     try:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", (PRUNE_LOCK,))

@@ -1,4 +1,4 @@
-"""Asking before something is taken away."""
+"""Asking before something is taken away, and saying why it takes so long."""
 
 from __future__ import annotations
 
@@ -19,3 +19,8 @@ def require_agreed(yes: bool, question: str) -> None:
     if not sys.stdin.isatty():
         raise Refused(f"nobody is there to answer: {question}", "say --yes, or --dry-run to see what it is")
     click.confirm(question, abort=True, err=True)
+
+
+def say_waiting_for_writers() -> None:
+    """Say on standard error why nothing happens."""
+    click.echo("waiting for a moment in which nobody stores files (Ctrl-C waits no longer)", err=True)

@@ -65,7 +65,7 @@ def command(
     """
     import time
 
-    from grange.cli.agreed import require_agreed
+    from grange.cli.agreed import require_agreed, say_waiting_for_writers
     from grange.cli.count_bar import count_bar
     from grange.cli.machine import emit
     from grange.core.scrub import missing_in_quarantine
@@ -77,6 +77,7 @@ def command(
 
     with opened(ctx) as profile, upkeep(profile, alone=not dry_run) as index:
         store = profile.repository.store
+        index.on_wait = say_waiting_for_writers
         missing = index.mark(settle=not dry_run)
         if missing:  # what is in quarantine is not looked for among objects that the index does not know
             missing -= missing_in_quarantine(profile.connection, store)
