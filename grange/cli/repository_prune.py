@@ -97,7 +97,7 @@ def command(
             return
         if not as_json:
             _show(plan, missing)
-        if not plan.nothing:
+        if plan.rows or plan.now:
             rows = words.plural(plan.rows, "content")
             objects = f"{words.plural(len(plan.now), 'object')} of {words.size(plan.now_bytes)}"
             require_agreed(yes, f"Take {rows} off the index, and remove {objects}?")
