@@ -6,11 +6,12 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from grange.repository.begun_file import BegunFile
 from grange.repository.errors import ObjectMissing, ObjectNameInvalid, StoreError
@@ -41,6 +42,8 @@ _LISTED_AT_ONCE = 1000
 _LONGEST_SIGNED_S = 7 * 24 * 3600
 _LEFTOVER_AGE_S = 3600.0
 _UNBOUNDED = 1 << 62
+# A copy may have begun a while before its answer.
+_YOUNG_S = 60.0
 
 Urls = list[str]
 
@@ -177,19 +180,22 @@ class S3Store:
         if size is None:
             return False
         try:
-            if size > COPIED_AT_ONCE_BYTES:
-                Multipart(self._session, name, key, self.retries).copy_onto_itself(size)
-            else:
-                self.retries.run(lambda: self._copy_onto_itself(name, key))
+            if size > COPIED_AT_ONCE_BYTES or not self.retries.run(lambda: self._copy_onto_itself(name, key)):
+                if size:
+                    Multipart(self._session, name, key, self.retries).copy_onto_itself(size)
+                else:
+                    self.retries.run(lambda: self._put(name, memoryview(b""), if_absent=False))
         except ObjectMissing:
             return False
         return True
 
-    def _copy_onto_itself(self, name: str, key: str) -> None:
+    def _copy_onto_itself(self, name: str, key: str) -> bool:
+        """One request; False where the server leaves the age as it was, as some versions of MinIO do."""
         place = {"Bucket": self.settings.bucket, "Key": key}
         with self._session.told("copy", name):
             # Servers refuse to copy onto itself what would not change; its metadata are set anew.
-            self._session.boto.copy_object(**place, CopySource=place, MetadataDirective="REPLACE")
+            answer = self._session.boto.copy_object(**place, CopySource=place, MetadataDirective="REPLACE")
+        return _is_young(answer)
 
     def adopt(self, name: str, path: Path) -> bool:
         return self.put_if_absent(name, path)
@@ -404,6 +410,15 @@ def _cut(wanted: Sequence[Range], merged: Sequence[Range], pieces: Contents) -> 
         start = offset - merged[at][0]
         whole = start == 0 and length == merged[at][1]
         yield pieces[at] if whole else pieces[at][start : start + length]
+
+
+def _is_young(answer: Mapping[str, Any]) -> bool:
+    """Whether a copy is of now, by the server's own clock."""
+    made = answer.get("CopyObjectResult", {}).get("LastModified")
+    date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+    if made is None or date is None:
+        return True
+    return bool((parsedate_to_datetime(date) - made).total_seconds() < _YOUNG_S)
 
 
 def _begins_past_end(error: StoreError) -> bool:

@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -166,6 +167,29 @@ def test_a_long_object_is_made_young_part_by_part(store: S3Store, monkeypatch: p
     [after] = store.list()
     assert after.mtime > before.mtime
     assert whole(store, "long") == LONG
+
+
+def test_where_a_copy_keeps_its_age_an_object_is_made_anew(
+    store: S3Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = {
+        "CopyObjectResult": {"LastModified": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)},
+        "ResponseMetadata": {"HTTPHeaders": {"date": "Fri, 02 Jan 2026 03:04:06 GMT"}},
+    }
+    assert s3_store._is_young(answer)
+    answer["ResponseMetadata"]["HTTPHeaders"]["date"] = "Fri, 02 Jan 2026 03:06:06 GMT"  # type: ignore[index]
+    assert not s3_store._is_young(answer)
+    for content in (b"content", b""):
+        store.put_if_absent("a", content)
+        # The server here says when it copied: as if it had said another time.
+        monkeypatch.setattr(s3_store, "_is_young", lambda _: False)
+        [before] = store.list()
+        time.sleep(0.02)
+        assert store.put_if_absent("a", b"another") is False
+        [after] = store.list()
+        assert after.mtime > before.mtime
+        assert whole(store, "a") == content
+        store.delete(["a"])
 
 
 def test_the_answer_to_a_put_is_lost(object_store: ObjectStore, bucket: str) -> None:
