@@ -66,9 +66,10 @@ class PostgresIndex:
         self._held = False
 
     def hold(self) -> None:
-        """Nothing is pruned or moved until the transaction ends; waits while somebody does.
+        """Nothing is pruned until the transaction ends; waits while somebody does.
 
-        A statement of its own: find() must see what was deleted while this waited.
+        Before nodes that will name blobs get their ids: pruning looks again at those with higher ids than it has
+        seen (core/upkeep.py). A statement of its own: find() must see what was deleted while this waited.
         """
         if not self._held:
             with translated():

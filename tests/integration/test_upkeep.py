@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -19,14 +19,23 @@ import grange as gr
 from grange.core.blob_index import PRUNE_LOCK
 from grange.core.campaign import Campaign
 from grange.core.data.folder import Folder
-from grange.core.database import transaction
-from grange.core.errors import RepositoryBusy
+from grange.core.database import connect, transaction
+from grange.core.errors import InUse, RepositoryBusy
 from grange.core.intake import Intake, Opened
 from grange.core.profile import Profile
 from grange.core.recipe import Conclusion, succeeded
+from grange.core.store_owner import require_owner
 from grange.core.upkeep import Upkeep, upkeep
 from grange.farm.result import ResultPack, TaskResult
-from grange.repository import BlobMissing, Key, LocalStore, PackWriter, key_of
+from grange.repository import (
+    BlobMissing,
+    CountingStore,
+    Key,
+    LocalStore,
+    PackWriter,
+    StoreUnavailable,
+    key_of,
+)
 from grange.repository.holdings import objects_of
 from grange.repository.object_name import blob_name
 from grange.repository.prune_plan import PrunePlan, plan_prune
@@ -715,3 +724,50 @@ def test_an_object_that_is_no_pack_is_told(profile: Profile) -> None:
     assert list(told.malformed) == ["packs/aa/notes.zip"]
     assert rebuilt(profile, everything=True).objects == 1
     assert contents(profile, a) == [{"x": b"x"}]
+
+
+# ---------------------------------------------------------------- errors, and whose store it is
+
+
+class Unwilling(CountingStore):
+    """A store that does not answer when it is asked to delete, the first time after it has deleted."""
+
+    def delete(self, names: Iterable[str]) -> None:
+        super().delete(names)
+        if self.calls["delete"] == 1:
+            raise StoreUnavailable("it did not answer")
+
+
+def test_a_store_that_does_not_answer_in_the_midst_of_it(kept: Profile) -> None:
+    delete(kept, *stored(kept, {"x": b"x" * 99}))
+    [b] = stored(kept, {"y": b"y" * 99})
+    store = Unwilling(kept.repository.store)
+    with upkeep(kept) as index:
+        plan = planned(kept, index, 0)
+        with pytest.raises(StoreUnavailable):
+            prune(store, index, plan)
+    assert len(objects(kept)) == 1
+    with upkeep(kept) as index:
+        plan = planned(kept, index, 0)
+        assert (plan.rows, plan.now, len(plan.forgotten)) == (0, [], 1)
+        prune(store, index, plan)
+        assert {use.name for use in index.uses()} == set(objects(kept))
+    assert contents(kept, b) == [{"y": b"y" * 99}]
+
+
+def test_a_store_has_one_owner(kept: Profile, new_database: Callable[..., str]) -> None:
+    store = kept.repository.store
+    for _ in range(2):
+        with kept.transaction() as cursor:
+            require_owner(cursor, store)
+    [own] = store.list("owner/")
+    copy = connect(new_database())
+    with transaction(copy) as cursor:
+        with pytest.raises(InUse, match="belongs to another database"):
+            require_owner(cursor, store)
+        assert list(store.list("owner/")) == [own]
+        require_owner(cursor, store, take_over=True)
+        require_owner(cursor, store)
+    copy.close()
+    with kept.transaction() as cursor, pytest.raises(InUse):
+        require_owner(cursor, store)
