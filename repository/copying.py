@@ -17,8 +17,8 @@ from grange.repository.store import ObjectInfo, Store
 from grange.repository.team import Team
 
 _TRIES = 3
-#: So many objects are copied at once where neither store says more.
-_AT_ONCE, _MOST_AT_ONCE = 2, 8
+# So many objects at once, and at most: up to 64 MiB of each are in memory on their way to a server.
+_AT_ONCE, _MOST_AT_ONCE = 2, 4
 
 #: (bytes, objects) that are done since the beginning
 Progress = Callable[[int, int], None]
