@@ -68,8 +68,8 @@ class PostgresIndex:
     def hold(self) -> None:
         """Nothing is pruned until the transaction ends; waits while somebody does.
 
-        Before nodes that will name blobs get their ids: pruning looks again at those with higher ids than it has
-        seen (core/upkeep.py). A statement of its own: find() must see what was deleted while this waited.
+        Before nodes that will name blobs get their ids: pruning looks again at those with higher ids than it
+        has seen (core/upkeep.py). A statement of its own: find() must see what was deleted while this waited.
         """
         if not self._held:
             with translated():
