@@ -131,7 +131,7 @@ def failure_of_boto(error: Exception) -> S3Failure:
             return S3Failure("name")
     if isinstance(error, boto.ConnectTimeoutError | boto.ReadTimeoutError):
         return S3Failure("timeout")
-    if isinstance(error, boto.HTTPClientError):
+    if isinstance(error, boto.HTTPClientError | boto.ConnectionError):
         return S3Failure("connection", said=str(causes[-1]) if len(causes) > 1 else "")
     return S3Failure("unknown", said=str(error))
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import pytest
+from botocore.exceptions import EndpointConnectionError
 
 from grange.repository.errors import (
     ObjectMissing,
@@ -11,7 +15,7 @@ from grange.repository.errors import (
     StoreReadOnly,
     StoreUnavailable,
 )
-from grange.repository.s3_error import Action, S3Failure, failure_of_obstore, store_error
+from grange.repository.s3_error import Action, S3Failure, failure_of_boto, failure_of_obstore, store_error
 from grange.repository.s3_settings import S3Settings
 
 SETTINGS = S3Settings("https://s3.example.org", "ada-files")
@@ -105,3 +109,12 @@ def test_what_obstore_says_is_read_by_its_structure() -> None:
     assert failure_of_obstore(Exception("something else\n\nDebug source:\nX")) == S3Failure(
         "unknown", said="something else"
     )
+
+
+@pytest.mark.parametrize("number", [errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ECONNRESET])
+def test_a_connection_that_boto_cannot_make_may_be_made_later(number: int) -> None:
+    why = OSError(number, os.strerror(number))
+    failure = failure_of_boto(EndpointConnectionError(endpoint_url="https://s3.example.org", error=why))
+    assert failure.cause == "connection"
+    assert os.strerror(number) in failure.said
+    assert isinstance(store_error(failure, SETTINGS, "copy", "packs/a"), StoreUnavailable)
