@@ -513,7 +513,7 @@ def test_a_hundred_thousand_blobs_over_a_bad_way(
 ) -> None:
     died, done, lock = 0, 0, threading.Lock()
     with object_store.spare_gateway() as gateway, FaultProxy(gateway.endpoint) as proxy:
-        proxy.plan = once_each(by_chance(0.4, damage_of_all_kinds, seed=4), Corrupt(30_000))
+        proxy.plan = once_each(by_chance(0.3, damage_of_all_kinds, seed=4), Corrupt(30_000))
         settings = object_store.settings(bucket, endpoint=proxy.endpoint)
         store = opened(settings, tmp_path / "cache")
         repository = Repository(store, pack_target_bytes=MIB // 4)

@@ -62,12 +62,12 @@ def test_a_taken_name_and_a_wrong_content_are_refused(object_store: ObjectStore,
 
 
 def test_a_full_bucket_refuses(object_store: ObjectStore, bucket: str) -> None:
-    object_store.set_quota(bucket, max_bytes=100_000)
+    object_store.set_quota(bucket, max_bytes=1_000_000)
     client = object_store.client()
     for number in range(9):
-        client.put_object(Bucket=bucket, Key=str(number), Body=b"x" * 10_000)
+        client.put_object(Bucket=bucket, Key=str(number), Body=b"x" * 100_000)
     with pytest.raises(ClientError, match="QuotaExceeded"):
-        client.put_object(Bucket=bucket, Key="more", Body=b"x" * 20_000)
+        client.put_object(Bucket=bucket, Key="more", Body=b"x" * 200_000)
 
 
 def test_the_spare_gateway_is_killed_and_comes_back_with_what_was_written(
