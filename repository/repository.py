@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from grange.repository.deflate import inflated, inflated_pieces
-from grange.repository.errors import BlobCorrupt, ObjectMissing, PackMalformed
+from grange.repository.errors import BlobCorrupt, BlobMissing, ObjectMissing, PackMalformed
 from grange.repository.index import BlobLocation, Index
 from grange.repository.key import Key, check_keys, key_of
 from grange.repository.object_name import BLOBS, PACKS, blob_name, key_of_blob, pack_name
 from grange.repository.pack import TARGET_BYTES, PackReader
 from grange.repository.packing import Packing
-from grange.repository.quarantine import missing_error
 from grange.repository.ranges import read_merged
 from grange.repository.source import CHUNK_BYTES, Content, Readable, chunks_of
 from grange.repository.store import Contents, Range, Store
@@ -269,7 +268,7 @@ class Repository:
         check_keys([key])
         found = index.find([key])
         if key not in found:
-            raise missing_error(self.store, [key])
+            raise self._missing([key])
         return self._stream(key, found[key], index, chunk_bytes)
 
     def rebuild_index(self, index: Index, on_malformed: Callable[[PackMalformed], None] | None = None) -> int:
@@ -401,7 +400,7 @@ class Repository:
                         break
                 else:
                     return piece
-            raise missing_error(self.store, [key])
+            raise self._missing([key])
 
         with Team(min(self.store.parallel, _SPANS_AT_ONCE)) as team:
             for piece in team.map(read, range(0, row.stored_size, span)):
@@ -410,10 +409,15 @@ class Repository:
                 for at in range(0, len(piece), chunk_bytes):
                     yield piece[at : at + chunk_bytes]
 
+    def _missing(self, keys: Sequence[Key]) -> BlobMissing:
+        from grange.repository.quarantine import missing_error  # what it needs is imported when it is needed
+
+        return missing_error(self.store, keys)
+
     def _refuse_missing(self, keys: Sequence[Key], found: Collection[Key]) -> None:
         missing = [key for key in dict.fromkeys(keys) if key not in found]
         if missing:
-            raise missing_error(self.store, missing)
+            raise self._missing(missing)
 
     def _locations(self, name: str) -> dict[Key, BlobLocation]:
         size = self.store.head(name)
