@@ -72,14 +72,14 @@ def prune(
     names = [*sizes, *plan.forgotten]
     at, step = 0, 16
     while at < len(names):
-        started_s = time.monotonic()
         with index.removing(names[at : at + step], plan.grace_s) as free:
+            held_since_s = time.monotonic()  # not since it waited for its turn
             store.delete(free)
+            taken_s = time.monotonic() - held_since_s
         done.objects += sum(name in sizes for name in free)
         done.size += sum(sizes.get(name, 0) for name in free)
         at += step
         progress(plan.rows + min(at, len(sizes)), total)
-        taken_s = time.monotonic() - started_s
         step = min(_MOST_AT_ONCE, step * 2) if taken_s < _HOLD_S / 2 else max(1, step // 2)
     if isinstance(store, KeepsLeftovers):
         with index.removing([], plan.grace_s):  # nobody puts meanwhile
