@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +27,8 @@ from grange.core.files import files_of
 from grange.core.json_value import decoded
 from grange.core.store_owner import require_owner
 from grange.core.upkeep import Upkeep, upkeep
-from grange.repository import BlobLocation, Key, MemoryIndex, Repository, Store
-from grange.repository.checking import GONE, Checked, begin_check, check_object
+from grange.repository import BlobLocation, Key, MemoryIndex, Repository, Store, StoreUnavailable
+from grange.repository.checking import GONE, UNREADABLE, Checked, begin_check, check_object
 from grange.repository.key import is_key
 from grange.repository.object_file import ObjectFile
 from grange.repository.pack import TARGET_BYTES
@@ -135,7 +136,8 @@ class Scrubbed:
     damaged or missing now; hits: the nodes that have such files, hit_count: how many there are.
     unknown: contents that nodes name and the index does not know, looked for at the end of a pass; their
     nodes are among the hits. quarantined: why and since when those of them are, that are in quarantine.
-    taken_out: what was put into quarantine, by object. well: that was found damaged earlier and is not now.
+    taken_out: what was put into quarantine, by object; left: objects that could not be, and why. well: that
+    was found damaged earlier and is not now.
     """
 
     state: Pass
@@ -150,9 +152,11 @@ class Scrubbed:
     unknown: list[Key] = field(default_factory=list)
     quarantined: dict[Key, Note] = field(default_factory=dict)
     taken_out: list[Note] = field(default_factory=list)
+    left: dict[str, str] = field(default_factory=dict)
     well: int = 0
 
 
+_Object = tuple[int, str, dict[Key, BlobLocation]]
 #: (done, of how many) bytes of this call, and what was found so far
 Show = Callable[[int, int, str], None]
 
@@ -194,6 +198,8 @@ def scrub(
             done.well = len(known) - len(found)
             if not known_only:
                 _go_on(connection, index, store, done, found, share, save, show)
+            if quarantine:
+                _look_at_neighbours(index, store, state, found)
             done.found = sorted(found.values(), key=lambda one: (one.name, one.key))
             if state.complete and not known_only:
                 done.unknown = missing_contents(connection, NAMED_NODES)
@@ -277,16 +283,19 @@ def _go_on(
     show(0, wanted, "")
     with Team(_AT_ONCE) as team:
 
-        def begin(one: tuple[int, str, dict[Key, BlobLocation]]) -> tuple[int, Callable[[], Checked]]:
+        def begin(one: _Object) -> tuple[int, Callable[[], Checked]]:
             number, name, rows = one
-            return number, begin_check(store, name, rows)
+            try:
+                return number, begin_check(store, name, rows)
+            except StoreUnavailable:
+                return number, partial(_checked, store, name, rows)
 
         for number, check in team.map(begin, _objects(connection, index, state.after)):
             checked = check()
             if checked.wrong:
-                for one in _confirmed(connection, store, checked):
-                    found[one.key] = one
-                    state.damaged[one.key] = one.reason
+                for damage in _confirmed(connection, store, checked):
+                    found[damage.key] = damage
+                    state.damaged[damage.key] = damage.reason
             if checked.malformed:
                 state.malformed[checked.name] = checked.malformed
             else:
@@ -304,9 +313,7 @@ def _go_on(
     state.complete = True
 
 
-def _objects(
-    connection: Connection, index: Upkeep, after: int
-) -> Iterator[tuple[int, str, dict[Key, BlobLocation]]]:
+def _objects(connection: Connection, index: Upkeep, after: int) -> Iterator[_Object]:
     """Objects with the blobs that lie in them, from an id on."""
     while True:
         with database.transaction(connection) as cursor:
@@ -327,15 +334,30 @@ def _objects(
         yield from _with_rows(index, group)
 
 
-def _with_rows(
-    index: Upkeep, group: Sequence[tuple[int, str]]
-) -> Iterator[tuple[int, str, dict[Key, BlobLocation]]]:
+def _with_rows(index: Upkeep, group: Sequence[tuple[int, str]]) -> Iterator[_Object]:
     rows: dict[str, dict[Key, BlobLocation]] = {}
     for key, row in index.locations([name for _, name in group]).items():
         rows.setdefault(row.object_name, {})[key] = row
     for number, name in group:
         if name in rows:  # else emptied meanwhile
             yield number, name, rows[name]
+
+
+def _checked(store: Store, name: str, rows: Mapping[Key, BlobLocation]) -> Checked:
+    """An object of which nothing can be read is damaged, if the store does answer: a bad block of a disk.
+
+    Errors: StoreUnavailable, where the store does not answer.
+    """
+    try:
+        return check_object(store, name, rows)
+    except StoreUnavailable:
+        store.head(name)
+        next(iter(store.list()), None)
+    try:
+        return check_object(store, name, rows)
+    except StoreUnavailable as error:
+        wrong = dict.fromkeys(rows, f"{UNREADABLE}: {error}")
+        return Checked(name, len(rows), sum(row.stored_size for row in rows.values()), wrong)
 
 
 def _confirmed(connection: Connection, store: Store, checked: Checked) -> list[Damage]:
@@ -347,7 +369,7 @@ def _confirmed(connection: Connection, store: Store, checked: Checked) -> list[D
         by_object.setdefault(row.object_name, {})[key] = row
     found = []
     for name, wrong in by_object.items():
-        for key, reason in check_object(store, name, wrong).wrong.items():
+        for key, reason in _checked(store, name, wrong).wrong.items():
             found.append(Damage(key, name, reason, wrong[key].size))
     return found
 
@@ -364,15 +386,33 @@ def _check_again(connection: Connection, store: Store, state: Pass, keys: Collec
 # ---------------------------------------------------------------- quarantine
 
 
+def _look_at_neighbours(index: Upkeep, store: Store, state: Pass, found: dict[Key, Damage]) -> None:
+    """Check all blobs of the objects in which something is damaged: those that are well will be moved."""
+    for name in {damage.name for damage in found.values()} | state.malformed.keys():
+        rows = index.locations([name])
+        for key, reason in _checked(store, name, rows).wrong.items() if rows else ():
+            found[key] = Damage(key, name, reason, rows[key].size)
+            state.damaged[key] = reason
+
+
 def _take_out(session: Upkeep, store: Store, done: Scrubbed) -> None:
-    """Each damaged object: evidence first, then what is well in it moves, then the rest leaves the index."""
+    """Each damaged object: evidence first, then what is well in it moves, then the rest leaves the index.
+
+    One that cannot be read has none, and stays: whoever repairs disks may get at it yet.
+    """
     by_object: dict[str, dict[Key, str]] = {name: {} for name in done.state.malformed}
     for one in done.found:
         by_object.setdefault(one.name, {})[one.key] = one.reason
     for name, reasons in by_object.items():
         rows = session.locations([name])
         reasons = {key: reason for key, reason in reasons.items() if key in rows}
-        note = keep_evidence(store, name, reasons, rows)
+        try:
+            note = keep_evidence(store, name, reasons, rows)
+        except StoreUnavailable as error:
+            if not any(reason.startswith(UNREADABLE) for reason in reasons.values()):
+                raise
+            done.left[name] = str(error)
+            continue
         well = {key: row for key, row in rows.items() if key not in reasons}
         if well:
             session.move(_moved(store, well), [name])

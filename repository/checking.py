@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from grange.repository.deflate import inflated, inflated_pieces
-from grange.repository.errors import ObjectMissing, PackMalformed
+from grange.repository.errors import ObjectMissing, PackMalformed, StoreUnavailable
 from grange.repository.index import BlobLocation
 from grange.repository.key import Key, key_of
 from grange.repository.object_name import PACKS
@@ -29,6 +29,7 @@ GONE = "the object is not in the store"
 DIFFERENT = "its bytes are not what was stored: their SHA-256 differs"
 CUT_OFF = "the object ends before it"
 ELSEWHERE = "the pack's own directory does not have it there"
+UNREADABLE = "its bytes cannot be read, though the store answers"
 
 
 @dataclass(slots=True)
@@ -50,9 +51,11 @@ class Checked:
 def check_object(store: Store, name: str, rows: Mapping[Key, BlobLocation]) -> Checked:
     """Hash all blobs of one object, and see that a pack's own directory names them where the index does.
 
+    Where an object cannot be read as a whole, as on a disk with a bad block, its blobs are read one by one.
+
     Units: at most some 64 MiB are in memory, however large the object or a blob in it is.
-    Errors: StoreUnavailable, and what else keeps the store from answering; never what is wrong with the
-    object.
+    Errors: StoreUnavailable where nothing of it can be read, and what else keeps the store from answering;
+    never what is wrong with the object.
     """
     return begin_check(store, name, rows)()
 
@@ -71,11 +74,14 @@ def begin_check(store: Store, name: str, rows: Mapping[Key, BlobLocation]) -> Ca
     try:
         if size is None:
             raise ObjectMissing(name, repr(store))
-        if size <= WHOLE_BYTES:
-            [content] = store.get_ranges(name, [(0, size)])
-            whole = partial(_check_whole, done, content, size, rows)
-            return whole if done.stored_bytes < _SMALL_BYTES * done.blobs else _now(whole)
-        _check_parts(done, store, size, rows)
+        try:
+            if size <= WHOLE_BYTES:
+                [content] = store.get_ranges(name, [(0, size)])
+                whole = partial(_check_whole, done, content, size, rows)
+                return whole if done.stored_bytes < _SMALL_BYTES * done.blobs else _now(whole)
+            _check_parts(done, store, size, rows)
+        except StoreUnavailable as error:
+            _check_each(done, store, rows, error)
     except ObjectMissing:
         done.wrong = dict.fromkeys(rows, GONE)
     return lambda: done
@@ -123,6 +129,27 @@ def _check_parts(done: Checked, store: Store, size: int, rows: Mapping[Key, Blob
         for (key, row), part in zip(lot.items(), parts, strict=True):
             if not _is(key, row, part):
                 done.wrong[key] = DIFFERENT
+
+
+def _check_each(
+    done: Checked, store: Store, rows: Mapping[Key, BlobLocation], error: StoreUnavailable
+) -> None:
+    """Check an object of which some blobs cannot be read.
+
+    Errors: the error, where none can.
+    """
+    read = partial(store.get_ranges, done.name)
+    done.wrong, done.malformed = {}, "it cannot be read as a whole"
+    unreadable = 0
+    for key, row in rows.items():
+        try:
+            if not _agrees(key, row, _pieces(read, row)):
+                done.wrong[key] = DIFFERENT
+        except StoreUnavailable:
+            done.wrong[key] = UNREADABLE
+            unreadable += 1
+            if unreadable == len(rows):
+                raise error from None
 
 
 def _check_directory(

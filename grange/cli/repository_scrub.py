@@ -161,7 +161,12 @@ def _advise(done: Scrubbed) -> None:
             "They are in quarantine: storing the same content again heals them. What there was is kept in "
             "the store below quarantine/."
         )
-    elif done.found:
+    for name, reason in list(done.left.items())[:_SHOWN]:
+        click.echo(
+            f"{name} cannot be copied to quarantine, and stays: {reason}. Mend the disk, or remove the "
+            "object by hand, then do the same again"
+        )
+    if done.found and not done.taken_out and not done.left:
         click.echo(
             "`grange repository scrub --known --quarantine` takes them out of the index, so that storing the "
             "same content again heals them."
@@ -207,6 +212,7 @@ def _document(done: Scrubbed) -> dict[str, object]:
         ],
         "node_count": done.hit_count,
         "well_again": done.well,
+        "left": done.left,
         "quarantined": [
             {"object": note.name, "evidence": note.evidence, "keys": list(note.reasons)}
             for note in done.taken_out

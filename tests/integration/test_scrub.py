@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -26,11 +26,13 @@ from grange.repository import (
     MemoryIndex,
     Repository,
     Store,
+    StoreUnavailable,
     key_of,
 )
 from grange.repository.prune_plan import plan_prune
 from grange.repository.pruning import prune
 from grange.repository.quarantine import QUARANTINE, notes
+from grange.repository.store import Contents, Range
 
 LARGE = os.urandom(9 << 20)
 
@@ -374,6 +376,72 @@ def test_a_pack_that_a_kill_left_half_taken_out_is_finished(profile: Profile, no
     assert [one.missing for one in done.found] == [True]
     profile.store(gr.SingleFile(LARGE, "again"))
     assert read(profile, LARGE) == LARGE
+
+
+class BadBlock:
+    """A folder on a disk with a bad block: reads that touch it fail, in an object or in all of them."""
+
+    def __init__(self, store: Store, name: str, start: int, end: int) -> None:
+        self._store = store
+        self.name = name
+        self._start, self._end = start, end
+        self.dead = False
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._store, name)
+
+    def head(self, name: str) -> int | None:
+        if self.dead:
+            raise StoreUnavailable("does not answer")
+        return self._store.head(name)
+
+    def get_ranges(self, name: str, ranges: Sequence[Range]) -> Contents:
+        touched = any(offset < self._end and offset + size > self._start for offset, size in ranges)
+        if self.dead or (name == self.name and touched):
+            raise StoreUnavailable(f"cannot read {name}: Input/output error")
+        return self._store.get_ranges(name, ranges)
+
+    def read(self, name: str) -> Iterator[bytes]:
+        if self.dead or name == self.name:
+            raise StoreUnavailable(f"cannot read {name}: Input/output error")
+        return self._store.read(name)
+
+
+@pytest.mark.parametrize("content", [noise(2), LARGE], ids=["in a pack", "large"])
+def test_a_bad_block_of_a_disk_is_damage_and_not_the_end(
+    profile: Profile, nodes: list[gr.Folder], content: bytes
+) -> None:
+    row = place(profile, content)
+    store = profile.repository.store
+    bad = BadBlock(store, row.object_name, row.offset + 10, row.offset + 20)
+    profile.repository.store = bad  # type: ignore[assignment]
+    done = scrub(profile, quarantine=True)
+    assert [one.key for one in done.found] == [key_of(content)]
+    assert done.found[0].reason.startswith("its bytes cannot be read, though the store answers")
+    assert done.state.complete
+    assert list(done.left) == [row.object_name]
+    assert done.taken_out == []
+    assert store.head(row.object_name)
+    # the disk is mended, or the object removed by hand: then it goes on
+    profile.repository.store = store
+    store.delete([row.object_name])
+    gone = scrub(profile, known_only=True, quarantine=True)
+    assert all(one.missing for one in gone.found)
+    profile.store(gr.Folder({"noise": noise(2), "text": text(2), "large": LARGE}))
+    assert read(profile, content) == content
+
+
+def test_a_store_that_does_not_answer_is_not_damaged(profile: Profile, nodes: list[gr.Folder]) -> None:
+    bad = BadBlock(profile.repository.store, "", 0, 0)
+    profile.repository.store = bad  # type: ignore[assignment]
+    assert not scrub(profile, share=0.0001).state.complete
+    bad.dead = True
+    with pytest.raises(StoreUnavailable):
+        scrub(profile)
+    bad.dead = False
+    done = scrub(profile)
+    assert done.went_on
+    assert (done.found, done.objects, done.state.complete) == ([], 5, True)
 
 
 def test_large_members_and_large_objects_are_hashed_in_little_memory(tmp_path: Path) -> None:
