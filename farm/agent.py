@@ -1431,6 +1431,8 @@ def start_runner(job: Job, chunk: str, work: str) -> int:
         cwd="/",
         env={**os.environ, **dispatcher.environment(job), "GRANGE_CHUNK": folder},
     )
+    # Its end is for bury() to see: without this, Popen waits for it when the next one is started.
+    process.returncode = 0
     return process.pid
 
 

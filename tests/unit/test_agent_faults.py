@@ -236,3 +236,17 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     (tmp_path / ".c.17.part").write_text("half")
     assert agent.names_in(str(tmp_path)) == ["a", "b"]
     assert sorted(os.listdir(tmp_path)) == [".c.17.part", "a", "b"]
+
+
+def test_the_end_of_a_runner_is_seen_though_others_are_started(work: Path, run: Path) -> None:
+    """Python buries children that it has started when it starts others: not those that the pool waits for."""
+    job = job_of(run, "chunk-000001")
+    pid = agent.start_runner(job, "chunk-000001", str(work))
+    until = time.monotonic() + 20
+    while Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z":
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    subprocess.run(["true"], check=True)
+    running = {pid: (job, "chunk-000001", 1, 1)}
+    agent.bury(running, {})
+    assert not running
