@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import TextIO
 
 from grange.repository.errors import ObjectMissing, StoreError
 from grange.repository.object_file import ObjectFile
@@ -186,11 +187,8 @@ class CopyJournal:
         self._path = path
         self._head = json.dumps({"format": 1, "source": source, "target": target})
         self._sizes: dict[str, int] = {}
-        if not self._load():
-            path.unlink(missing_ok=True)
-        self._file = path.open("a", encoding="utf-8", buffering=1)
-        if self._file.tell() == 0:
-            self._file.write(self._head + "\n")
+        self._begun = self._load()
+        self._file: TextIO | None = None
 
     def __enter__(self) -> CopyJournal:
         return self
@@ -198,7 +196,8 @@ class CopyJournal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     def __len__(self) -> int:
         return len(self._sizes)
@@ -210,6 +209,10 @@ class CopyJournal:
     def note(self, name: str, size: int) -> None:
         """This object was copied and compared."""
         self._sizes[name] = size
+        if self._file is None:
+            self._file = self._path.open("a" if self._begun else "w", encoding="utf-8", buffering=1)
+            if not self._begun:
+                self._file.write(self._head + "\n")
         self._file.write(json.dumps([name, size]) + "\n")
 
     def remove(self) -> None:

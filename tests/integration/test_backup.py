@@ -16,9 +16,9 @@ import object_store as object_stores
 import pytest
 
 import grange as gr
-from grange.core.database_dump import dump, restore
+from grange.core.database_dump import _programs, _version, dump, restore
 from grange.core.errors import DatabaseUnavailable, InputInvalid, InUse
-from grange.core.postgres import stop_server
+from grange.core.postgres import find_binaries, stop_server
 from grange.core.profile import Profile, open_profile
 from grange.core.profile_edit import set_store
 from grange.core.scrub import scrub
@@ -252,6 +252,22 @@ def test_what_is_in_use_is_not_restored_into(profile: Profile, tmp_path: Path) -
     with profile.transaction() as cursor:
         cursor.execute("SELECT count(*) FROM node")
         assert cursor.fetchone() == (1,)
+
+
+def test_programs_of_the_servers_own_version_are_taken(tmp_path: Path) -> None:
+    newest = _version(find_binaries())
+    assert _programs(newest, None) == find_binaries()
+    with pytest.raises(DatabaseUnavailable, match=f"the server is PostgreSQL {newest + 1}, and no pg_dump"):
+        _programs(newest + 1, None)
+    older = tmp_path / "older"
+    older.mkdir()
+    (older / "pg_dump").write_text(
+        f"#!/bin/sh\necho 'pg_dump (PostgreSQL) {newest - 1}.3 (Debian {newest}.9)'\n"
+    )
+    (older / "pg_dump").chmod(0o700)
+    assert _programs(newest - 1, older) == older
+    assert _programs(newest, older) == find_binaries()
+    assert _version(tmp_path) == 0
 
 
 def test_what_is_no_dump_changes_nothing(profile: Profile, tmp_path: Path) -> None:

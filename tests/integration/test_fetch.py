@@ -127,6 +127,28 @@ def test_what_is_there_is_not_overwritten_unless_told(
     assert tree(out)["b/c.txt"] == b"same"
 
 
+def test_strange_names_stay_what_they_are(profile: Profile, tmp_path: Path) -> None:
+    names = [
+        "-rf",
+        "a b",
+        "new\nline",
+        "back\\slash",
+        "..hidden",
+        "...",
+        "~",
+        "ä/ö",
+        "*",
+        "C:",
+        "x" * 255,
+        "a.",
+        " ",
+    ]
+    node = gr.Folder({name: name.encode() for name in names})
+    profile.store(node)
+    fetch(profile, plan_of(profile, node), tmp_path / "out")
+    assert tree(tmp_path / "out") == {name: name.encode() for name in names}
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize(
     "way", ["link to a folder", "link to a file", "dangling link", "file", "folder", "link itself"]

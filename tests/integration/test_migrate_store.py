@@ -62,7 +62,9 @@ def check_everything(home: Path) -> None:
 
 def test_plan_then_move_then_back(profile: Profile, nodes: list[gr.Folder]) -> None:
     old = names(LocalStore(profile.home / "store"))
+    before = sorted(profile.home.rglob("*"))
     planned = plan_move(profile, "elsewhere")
+    assert sorted(profile.home.rglob("*")) == before
     assert (len(planned.plan.todo), planned.plan.todo_bytes) == (13, sum(size for _, size in old))
     assert not (profile.home / "elsewhere").exists()
     assert store_of(profile) == profile.home / "store"
