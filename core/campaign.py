@@ -183,9 +183,10 @@ class Campaign:
             self._places = run.places
         if run.stopping:
             there = f"; {left:,} go on on {chosen}" if left else ""
+            kept = "; what came last is kept here until the store answers" if run.unrecorded else ""
             raise CampaignInterrupted(
-                f"campaign {self.name}: {done.done:,} of {done.total:,} calls done and recorded{there}; "
-                "run it again to go on"
+                f"campaign {self.name}: {done.done:,} of {done.total:,} calls done and recorded{there}{kept}"
+                "; run it again to go on"
             )
         return done
 
@@ -358,6 +359,7 @@ def _interruptible(run: CampaignRun) -> Iterator[None]:
 
     def stop(_number: int, _frame: object) -> None:
         run.stopping = True
+        run.halt.call()
         signal.signal(signal.SIGINT, before)
 
     signal.signal(signal.SIGINT, stop)

@@ -14,6 +14,7 @@ import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 
 from grange.core import process as rows
 from grange.core.calls import Call, Calls
@@ -27,6 +28,7 @@ from grange.farm.executor import Executor
 from grange.farm.result import ResultPack
 from grange.farm.task import Batch, Resources, Task
 from grange.repository import StoreUnavailable
+from grange.repository.halt import Halt
 
 #: So many calls may be under way, or four for each slot.
 LARGEST_WINDOW = 20_000
@@ -92,6 +94,10 @@ class CampaignRun:
         self.progress = Progress(total=sum(len(calls) for calls in maps))
         self.places = [array("q", bytes(8 * len(calls))) for calls in maps]
         self.stopping = False
+        #: Ends the waiting for a store that does not answer.
+        self.halt = Halt()
+        #: Why results that have come are not recorded but stay in the spool, for the next run.
+        self.unrecorded: StoreUnavailable | None = None
         self._maps = maps
         # without a map of our own, what is there to do is what an earlier run has left
         self._calls_each = 0 if maps else 1
@@ -99,6 +105,7 @@ class CampaignRun:
         # Where the store does not answer: what is to be recorded next, and what has come and is not taken in.
         self._next: tuple[int, int, list[Call]] | None = None
         self._arrived: list[ResultPack] = []
+        self._left: list[ResultPack] = []
         self._waits_for_store = ""
         self._mapping = True
         self._exhausted = False
@@ -117,7 +124,8 @@ class CampaignRun:
         Whatever it ends with, what it leaves unfinished is free for the next run.
         """
         try:
-            return self._run()
+            with self.halt.reaching(), self._told_of_retries():
+                return self._run()
         except BaseException:
             # The first error is what matters; a worker whose connection is lost holds nothing any more.
             with contextlib.suppress(Exception):
@@ -131,7 +139,14 @@ class CampaignRun:
             self.executor.submit(Batch((), calls.resources))
         # A run of this same process that was interrupted while it ended has not freed what it held.
         self._release()
-        self._recover()
+        while not self.stopping:
+            self._waits_for_store = ""
+            with self._store_awaited():
+                self._recover()
+                break
+            self.progress.note = self._waits_for_store
+            self.listener(self.progress)
+            time.sleep(POLL_S)
         if not self._maps:
             with self.profile.transaction() as cursor:
                 self.progress.total = rows.count_unfinished(cursor, self.campaign_id)
@@ -163,6 +178,24 @@ class CampaignRun:
             yield
         except StoreUnavailable as error:
             self._waits_for_store = f"waiting for the store: {error}"
+            self.unrecorded = error
+
+    @contextlib.contextmanager
+    def _told_of_retries(self) -> Iterator[None]:
+        """The note says that it waits for the store, from the first try that failed on."""
+        turn = Lock()
+
+        def told(error: StoreUnavailable, _pause_s: float) -> None:
+            with turn:
+                self.progress.note = f"waiting for the store: {error}"
+                self.listener(self.progress)
+
+        retries = self.profile.retries
+        before, retries.on_retry = retries.on_retry, told
+        try:
+            yield
+        finally:
+            retries.on_retry = before
 
     def kill(self) -> int:
         """End what somebody wants to be ended, and nothing else; for a campaign that nobody runs.
@@ -178,6 +211,8 @@ class CampaignRun:
             self._record(self.executor.poll(POLL_S))
             self.listener(self.progress)
         self._give_back()
+        if self.unrecorded is not None:
+            raise self.unrecorded
         return len(self._killed)
 
     def _kill(self) -> None:
@@ -278,8 +313,10 @@ class CampaignRun:
 
     def _recover(self, *, only_to_kill: bool = False) -> None:
         """Take in what an earlier run computed and did not live to record; go on with what it submitted."""
-        if packs := self.executor.recover():
-            self._take_in(packs)
+        self._left = self._left or self.executor.recover()
+        if self._left:
+            self._take_in(self._left)
+            self._left = []
         under_way = {int(id_): attempt for id_, attempt in self.executor.under_way().items()}
         if not under_way:
             return
@@ -354,10 +391,16 @@ class CampaignRun:
         del self._recent[:-20]
 
     def _give_back(self) -> None:
-        """Stopped: let the runners end, record what they finished, free the rest."""
-        self._record(self._arrived + self.executor.poll(0.0))
+        """Stopped: let the runners end, record what they finished, free the rest.
+
+        Where the store does not answer, what they finished stays in the spool: the next run records it.
+        """
+        self.unrecorded = None
+        with self._store_awaited():
+            self._record(self._arrived + self.executor.poll(0.0))
         self.executor.close()
-        self._record(self.executor.recover())
+        with self._store_awaited():
+            self._record(self.executor.recover())
         self._release()
 
     def _release(self) -> None:

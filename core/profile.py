@@ -24,6 +24,7 @@ from grange.core.database import Connection, Cursor
 from grange.core.errors import DatabaseUnavailable, ProfileInvalid
 from grange.core.postgres import PATIENCE_S, Server, ServerStatus, server_status
 from grange.core.profile_file import EMBEDDED, ProfileFile, read_profile_file
+from grange.repository.retries import Retries
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -70,6 +71,8 @@ class Profile:
         #: The campaigns that this profile's connection holds.
         self.held: set[int] = set()
         self._repository: Repository | None = None
+        #: How patient it is with an object store that does not answer, and who is told.
+        self.retries = Retries()
 
     def __enter__(self) -> Profile:
         return self
@@ -285,7 +288,7 @@ class Profile:
             with connection.turn, _reasons(self.home):
                 store_lock.share(connection)
                 self.config = replace(self.config, store=read_profile_file(self.home / "profile.toml").store)
-                self._repository = Repository(open_store(self.home, self.config))
+                self._repository = Repository(open_store(self.home, self.config, self.retries))
         return self._repository
 
     def forget_store(self) -> None:

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from grange.repository.errors import StoreUnavailable
+from grange.repository.halt import pause as wait
 
 Outcome = TypeVar("Outcome")
+OnRetry = Callable[[StoreUnavailable, float], object]
 
 
 class Retries:
@@ -21,7 +23,8 @@ class Retries:
     try would begin later than patience_s after the first failure. Shared by threads.
 
     Units: all times in seconds. retried: calls that were made again; given_up: those that failed for good.
-    on_retry: told of each error that is about to be tried again, and of the pause in seconds.
+    on_retry: told of each error that is about to be tried again, and of the pause in seconds; in
+    whichever thread it happens.
     """
 
     def __init__(
@@ -30,7 +33,7 @@ class Retries:
         patience_s: float = 60.0,
         first_pause_s: float = 0.1,
         longest_pause_s: float = 5.0,
-        on_retry: Callable[[StoreUnavailable, float], object] | None = None,
+        on_retry: OnRetry | None = None,
     ) -> None:
         self.tries = tries
         self.patience_s = patience_s
@@ -38,7 +41,7 @@ class Retries:
         self.given_up = 0
         self._first_pause_s = first_pause_s
         self._longest_pause_s = longest_pause_s
-        self._on_retry = on_retry
+        self.on_retry = on_retry
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -70,8 +73,8 @@ class Retries:
                 self.given_up += 1
             else:
                 self.retried += 1
-        if pause_s is not None and self._on_retry is not None:
-            self._on_retry(error, pause_s)
+        if pause_s is not None and (on_retry := self.on_retry) is not None:
+            on_retry(error, pause_s)
 
 
 class Effort:
@@ -85,7 +88,8 @@ class Effort:
     def failed(self, error: StoreUnavailable) -> None:
         """Wait for the next try.
 
-        Errors: StoreUnavailable when there is none: the last one with what was tried, as a cause.
+        Errors: StoreUnavailable when there is none: the last one with what was tried, as a cause; the last
+        one itself where a Halt ends the waiting.
         """
         if error.tries > 1:  # by somebody further in, who has given up
             raise error
@@ -103,7 +107,8 @@ class Effort:
             message = f"{error}; tried {self._failures} times in {waited:.1f} s"
             raise StoreUnavailable(message, tries=self._failures) from error
         retries._count(error, pause)
-        time.sleep(pause)
+        if not wait(pause):
+            raise error
 
     def progressed(self) -> None:
         """Something has come: the next failure is the first one again."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from grange.cli.patience import Patience
 from grange.cli.refused import Refused
 
 if TYPE_CHECKING:
@@ -50,4 +51,5 @@ def opened(ctx: click.Context) -> Iterator[Profile]:
     from grange.core.profile import open_profile
 
     with open_profile(set_up_home(ctx)) as profile:
+        profile.retries.on_retry = Patience()
         yield profile

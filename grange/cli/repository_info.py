@@ -24,20 +24,25 @@ def command(ctx: click.Context, as_json: bool) -> None:
     Example:
       grange repository info
     """
+    from grange.core.file_store import store_place
     from grange.core.upkeep import upkeep
     from grange.repository.holdings import holdings_of, objects_of
 
     with opened(ctx) as profile, upkeep(profile, alone=False) as index:
         store = profile.repository.store
+        place = store_place(profile.home, profile.config)
         index.mark(settle=False)
         files = index.files()
+        evidence = [
+            found.size for found in store.list(QUARANTINE) if not found.name.endswith(".json")
+        ]
         held = holdings_of(index.uses(), objects_of(store))
     if as_json:
         from grange.cli.machine import emit
 
-        emit(_document(files, held, repr(store)))
+        emit(_document(files, held, place))
         return
-    _show(files, held, repr(store))
+    _show(files, held, place)
 
 
 def _show(files: Files, held: Holdings, store: str) -> None:
@@ -55,18 +60,20 @@ def _show(files: Files, held: Holdings, store: str) -> None:
             ("as stored", f"{size(files.stored_bytes)}{_times(files.content_bytes, files.stored_bytes)}"),
             ("not needed", f"{size(held.dead_bytes)}, {held.dead_share:.1%}"),
             ("", f"{size(held.inside_bytes)} inside packs that are needed" if held.inside_bytes else ""),
-            ("", f"{number(held.unneeded)} whole objects, {size(held.unneeded_bytes)}"
+            ("", f"{words.plural(held.unneeded, 'whole object')}, {size(held.unneeded_bytes)}"
              if held.unneeded else ""),
-            ("", f"{number(held.unknown)} objects that the index does not know, {size(held.unknown_bytes)}"
-             if held.unknown else ""),
+            ("", f"{words.plural(held.unknown, 'object')} that the index does not know, "
+             f"{size(held.unknown_bytes)}" if held.unknown else ""),
             ("missing", number(files.missing) if files.missing else ""),
         ]
     )  # fmt: skip
     if held.gone or files.missing:
-        click.echo(
-            f"\n{number(files.missing)} contents of nodes are not in the index, {number(held.gone)} objects "
-            "of the index are not in the store: `grange repository rebuild-index --dry-run`"
-        )
+        click.echo()
+        if files.missing:
+            click.echo(f"contents of nodes that are not in the index: {number(files.missing)}")
+        if held.gone:
+            click.echo(f"objects of the index that are not in the store: {number(held.gone)}")
+        click.echo("`grange repository scrub` and `grange repository rebuild-index --dry-run` say more")
     elif held.unneeded or held.unknown:
         click.echo("\n`grange repository prune --dry-run` says what can be freed")
     elif held.dead_share > 0.2:

@@ -34,6 +34,7 @@ def command(ctx: click.Context, dry_run: bool, yes: bool, everything: bool, as_j
     from grange.cli.agreed import require_agreed
     from grange.cli.count_bar import count_bar
     from grange.cli.machine import emit
+    from grange.core.file_store import store_place
     from grange.core.upkeep import upkeep
     from grange.repository.holdings import objects_of
     from grange.repository.rebuild_plan import plan_rebuild
@@ -42,13 +43,14 @@ def command(ctx: click.Context, dry_run: bool, yes: bool, everything: bool, as_j
     done: Rebuilt | None = None
     with opened(ctx) as profile, upkeep(profile, alone=not dry_run) as index:
         store = profile.repository.store
+        place = store_place(profile.home, profile.config)
         plan = plan_rebuild(index.uses(), objects_of(store), everything=everything)
         if not as_json:
-            _show(plan, repr(store))
+            _show(plan, place)
         if not dry_run and not plan.nothing:
             if plan.gone:
                 blobs = words.plural(plan.gone_blobs, "content")
-                require_agreed(yes, f"Drop {blobs} from the index, because they are not in {store!r}?")
+                require_agreed(yes, f"Drop {blobs} from the index, because they are not in {place}?")
             with count_bar("reading packs") as show:
                 done = rebuild(store, index, plan, lambda count, total: show(count, total, ""))
         missing = None if dry_run else index.files().missing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -126,3 +127,45 @@ def test_a_campaign_waits_for_a_store_that_is_away(
         with profile.transaction() as cursor:
             cursor.execute("SELECT count(*), max(attempt) FROM process")
             assert cursor.fetchone() == (400, 1)
+
+
+def test_ctrl_c_does_not_wait_for_a_store_that_is_away(
+    profile: Profile, object_store: ObjectStore, bucket: str
+) -> None:
+    """What has come stays in the spool; the next run records it. At its beginning, too, Ctrl-C is heard."""
+    with object_store.spare_gateway() as gateway:
+        settings = object_store.settings(bucket, endpoint=gateway.endpoint)
+        retries = profile.retries
+        profile._repository = Repository(RetryingStore(S3Store(settings, retries), retries))
+        gone = threading.Event()
+
+        def go_away() -> None:
+            gone.wait(60)
+            gateway.kill()
+            time.sleep(3)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        def listen(progress: Progress) -> None:
+            if progress.done > 30:
+                gone.set()
+
+        away = threading.Thread(target=go_away)
+        away.start()
+        campaign = shouting(400, profile)
+        with pytest.raises(
+            gr.CampaignInterrupted, match="what came last is kept here until the store answers"
+        ):
+            campaign.run(progress=listen)
+        away.join()
+        assert retries.on_retry is None
+        timer = threading.Timer(2, lambda: os.kill(os.getpid(), signal.SIGINT))
+        timer.start()
+        began = time.monotonic()
+        with pytest.raises(gr.CampaignInterrupted):
+            shouting(400, profile).run(progress=False)
+        assert time.monotonic() - began < 30
+        gateway.start()
+        campaign = shouting(400, profile)
+        done = campaign.run(progress=False)
+        assert (done.total, done.failed) == (400, 0)
+        right(campaign, 400)

@@ -160,7 +160,8 @@ def test_a_lost_store(
     store = profile.repository.store
     store.delete([found.name for found in store.list()])
     assert run(["--home", str(profile.home), "repository", "rebuild-index"]) == 1
-    assert "Drop 11 contents from the index, because they are not in LocalStore" in capsys.readouterr().err
+    asked = f"Drop 11 contents from the index, because they are not in {profile.home / 'store'}?"
+    assert asked in capsys.readouterr().err
     document = told("rebuild-index", "--yes")
     assert (document["dropped_blobs"], document["missing"]) == (11, 11)
 
