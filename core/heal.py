@@ -20,7 +20,7 @@ from grange.repository import (
 )
 from grange.repository.checking import check_object
 from grange.repository.object_file import ObjectFile
-from grange.repository.quarantine import quarantined
+from grange.repository.quarantine import Note, notes, quarantined
 from grange.repository.repository import BLOB_LIMIT_BYTES
 
 if TYPE_CHECKING:
@@ -76,6 +76,29 @@ def heal(profile: Profile, copy: Store, show: Show = lambda done, total, note: N
         show(len(done.healed), len(wanted), "")
     done.missing = sorted(set(wanted) - set(done.healed))
     return done
+
+
+def healed_notes(profile: Profile) -> list[Note]:
+    """The notes of which every blob is known to the index again: their evidence is not needed.
+
+    Errors: those of the store; DatabaseUnavailable.
+    """
+    found = list(notes(truth_of(profile.repository.store)))
+    with profile.transaction() as cursor:
+        known = profile.index(cursor).find({key for note in found for key in note.reasons})
+    return [note for note in found if note.reasons.keys() <= known.keys()]
+
+
+def clear(profile: Profile, done_with: Collection[Note]) -> None:
+    """Remove notes, and the evidence that no other note names. Killed in between, it is called again.
+
+    Errors: those of the store.
+    """
+    store = truth_of(profile.repository.store)
+    names = {note.written_as for note in done_with}
+    needed = {note.evidence for note in notes(store) if note.written_as not in names}
+    store.delete({note.evidence for note in done_with if note.evidence} - needed)
+    store.delete(names)
 
 
 def _places(profile: Profile, copy: Store, wanted: Collection[Key], show: Show) -> MemoryIndex:

@@ -20,7 +20,7 @@ from grange.repository.errors import BlobMissing, BlobQuarantined, ObjectMissing
 from grange.repository.index import BlobLocation
 from grange.repository.key import Key, is_key
 from grange.repository.object_file import ObjectFile
-from grange.repository.store import Store
+from grange.repository.store import ObjectInfo, Store
 
 QUARANTINE = "quarantine/"
 _NOTE = ".json"
@@ -32,6 +32,7 @@ class Note:
     """What is known of a damaged object.
 
     evidence: where its bytes are kept; "" where there were none. reasons: by key. rows: where the blobs lay.
+    written_as: the name of the note itself.
     Units: found_at_s in seconds since the epoch.
     """
 
@@ -40,6 +41,7 @@ class Note:
     found_at_s: float
     reasons: Mapping[Key, str]
     rows: Mapping[Key, BlobLocation]
+    written_as: str
 
 
 def keep_evidence(
@@ -51,7 +53,8 @@ def keep_evidence(
 
     Errors: as Store.
     """
-    note = Note(name, _copied(store, name), time.time(), reasons, rows)
+    written_as = f"{QUARANTINE}{name}.{os.urandom(4).hex()}{_NOTE}"
+    note = Note(name, _copied(store, name), time.time(), reasons, rows, written_as)
     content = json.dumps(
         {
             "format": 1,
@@ -62,7 +65,7 @@ def keep_evidence(
         },
         indent=1,
     ).encode()
-    store.put_if_absent(f"{QUARANTINE}{name}.{os.urandom(4).hex()}{_NOTE}", content)
+    store.put_if_absent(written_as, content)
     return note
 
 
@@ -82,6 +85,11 @@ def quarantined(store: Store, keys: Collection[Key]) -> dict[Key, Note]:
     """Which of these blobs were found damaged, as the notes of a store have it."""
     wanted = set(keys)
     return {key: note for note in notes(store) for key in note.reasons if key in wanted}
+
+
+def evidence_of(store: Store) -> list[ObjectInfo]:
+    """The damaged objects that are kept. Errors: as Store."""
+    return [found for found in store.list(QUARANTINE) if not found.name.endswith(_NOTE)]
 
 
 def missing_error(store: Store, keys: Sequence[Key]) -> BlobMissing:
@@ -106,7 +114,7 @@ def _note(store: Store, name: str) -> Note | None:
         blobs = {Key(key): entry for key, entry in found["blobs"].items() if is_key(key)}
         reasons = {key: str(entry.pop("reason")) for key, entry in blobs.items()}
         rows = {key: BlobLocation(**entry) for key, entry in blobs.items()}
-        return Note(found["object"], found["evidence"], float(found["found_at_s"]), reasons, rows)
+        return Note(found["object"], found["evidence"], float(found["found_at_s"]), reasons, rows, name)
     except (ObjectMissing, ValueError, KeyError, TypeError, AttributeError):
         return None
 

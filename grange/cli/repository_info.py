@@ -11,6 +11,7 @@ from grange.cli.opened import opened
 
 if TYPE_CHECKING:
     from grange.core.upkeep import Files
+    from grange.repository import ObjectInfo
     from grange.repository.holdings import Holdings
 
 
@@ -27,25 +28,24 @@ def command(ctx: click.Context, as_json: bool) -> None:
     from grange.core.file_store import store_place
     from grange.core.upkeep import upkeep
     from grange.repository.holdings import holdings_of, objects_of
+    from grange.repository.quarantine import evidence_of
 
     with opened(ctx) as profile, upkeep(profile, alone=False) as index:
         store = profile.repository.store
         place = store_place(profile.home, profile.config)
         index.mark(settle=False)
         files = index.files()
-        evidence = [
-            found.size for found in store.list(QUARANTINE) if not found.name.endswith(".json")
-        ]
         held = holdings_of(index.uses(), objects_of(store))
+        evidence = evidence_of(store)
     if as_json:
         from grange.cli.machine import emit
 
-        emit(_document(files, held, place))
+        emit(_document(files, held, place, evidence))
         return
-    _show(files, held, place)
+    _show(files, held, place, evidence)
 
 
-def _show(files: Files, held: Holdings, store: str) -> None:
+def _show(files: Files, held: Holdings, store: str, evidence: list[ObjectInfo]) -> None:
     from grange.cli.table import print_fields
 
     number, size = words.number, words.size
@@ -65,6 +65,8 @@ def _show(files: Files, held: Holdings, store: str) -> None:
             ("", f"{words.plural(held.unknown, 'object')} that the index does not know, "
              f"{size(held.unknown_bytes)}" if held.unknown else ""),
             ("missing", number(files.missing) if files.missing else ""),
+            ("in quarantine", f"{words.plural(len(evidence), 'damaged object')}, "
+             f"{size(sum(found.size for found in evidence))}" if evidence else ""),
         ]
     )  # fmt: skip
     if held.gone or files.missing:
@@ -85,7 +87,7 @@ def _times(more: int, less: int) -> str:
     return f" (1 : {more / less:.1f})" if less else ""
 
 
-def _document(files: Files, held: Holdings, store: str) -> dict[str, object]:
+def _document(files: Files, held: Holdings, store: str, evidence: list[ObjectInfo]) -> dict[str, object]:
     """Everything, for machines. Units: bytes."""
     return {
         "store": store,
@@ -108,5 +110,7 @@ def _document(files: Files, held: Holdings, store: str) -> dict[str, object]:
         "unknown_objects": held.unknown,
         "unknown_bytes": held.unknown_bytes,
         "missing_contents": files.missing,
+        "quarantined_objects": len(evidence),
+        "quarantined_bytes": sum(found.size for found in evidence),
         "gone_objects": held.gone,
     }

@@ -27,6 +27,7 @@ from grange.core.upkeep import upkeep
 from grange.repository import key_of
 from grange.repository.prune_plan import plan_prune
 from grange.repository.pruning import prune
+from grange.repository.quarantine import evidence_of, notes
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "backup.md"
 BACK_UP, RESTORE, HEAL = re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
@@ -137,6 +138,23 @@ def test_what_is_damaged_comes_back_from_the_backup(new_home: Callable[[str], Pa
         assert everything(profile) == before
         done = scrub(profile, restart=True)
         assert (done.found, done.unknown) == ([], [])
+        # what was damaged is kept until somebody clears it away
+        store = profile.repository.store
+        assert len(evidence_of(store)) == 2
+        lost_too = profile.repository.store.put_if_absent("quarantine/packs/aa/x.zip", b"of another note")
+        assert lost_too
+    info = run("grange repository info", GRANGE_HOME=home).stdout
+    assert "in quarantine" in info
+    assert "3 damaged objects" in info
+    said = run("grange repository heal --clear --yes", GRANGE_HOME=home).stdout
+    assert said == "removed from quarantine: 3 damaged objects\n"  # one of which had been gone
+    with open_profile(home) as profile:
+        assert [found.name for found in evidence_of(profile.repository.store)] == [
+            "quarantine/packs/aa/x.zip"
+        ]
+        assert list(notes(profile.repository.store)) == []
+    said = run("grange repository heal --clear --yes", GRANGE_HOME=home).stdout
+    assert said == "nothing is missing, and nothing to be removed\n"
 
 
 WRITER = """

@@ -16,6 +16,7 @@ import pytest
 
 import grange as gr
 from grange.core.errors import InUse, RepositoryBusy
+from grange.core.heal import clear, healed_notes
 from grange.core.profile import Profile
 from grange.core.scrub import _alone, scrub
 from grange.core.upkeep import upkeep
@@ -31,7 +32,7 @@ from grange.repository import (
 )
 from grange.repository.prune_plan import plan_prune
 from grange.repository.pruning import prune
-from grange.repository.quarantine import QUARANTINE, notes
+from grange.repository.quarantine import QUARANTINE, evidence_of, notes
 from grange.repository.store import Contents, Range
 
 LARGE = os.urandom(9 << 20)
@@ -308,6 +309,20 @@ def test_a_copy_of_a_database_takes_nothing_out_of_the_store_of_the_original(
         scrub(profile, quarantine=True)
     assert profile.repository.store.head(name)
     assert scrub(profile, known_only=True, quarantine=True, take_over=True).taken_out
+
+
+def test_what_is_not_healed_is_not_cleared_away(profile: Profile, nodes: list[gr.Folder]) -> None:
+    flip(profile, noise(1))
+    flip(profile, noise(2))
+    scrub(profile, quarantine=True)
+    profile.store(gr.SingleFile(noise(1), "again"))
+    [healed] = healed_notes(profile)
+    assert list(healed.reasons) == [key_of(noise(1))]
+    clear(profile, [healed])
+    store = profile.repository.store
+    [left] = notes(store)
+    assert list(left.reasons) == [key_of(noise(2))]
+    assert [found.name for found in evidence_of(store)] == [left.evidence]
 
 
 def test_only_one_scrubs(profile: Profile) -> None:
