@@ -109,7 +109,7 @@ def restore(ctx: click.Context, file: Path) -> None:
 
     \b
     Example:
-      grange --home /new/home database restore /backup/grange.dump
+      GRANGE_HOME=/new/home grange database restore /backup/grange.dump
     """
     from grange.cli.opened import home_of
     from grange.core.database_dump import restore as fill
