@@ -17,6 +17,15 @@ from grange.repository.s3_settings import S3Settings
 _PATIENCE_S = 10.0
 
 
+def is_store_of(home: Path, settings: S3Settings) -> bool:
+    """Whether a profile keeps its files in this bucket, below this prefix. Errors: ProfileInvalid."""
+    file = home / "profile.toml"
+    if not file.exists():
+        return False
+    store = read_profile_file(file).store
+    return isinstance(store, S3Settings) and _place(store) == _place(settings)
+
+
 def refuse_other_files(home: Path, wanted: S3Settings) -> None:
     """See that a profile has no files in another store, where nobody would look for them any more.
 

@@ -184,7 +184,8 @@ def store_error(
     if status in (401, 403) or code in ("AccessDenied", "AllAccessDisabled"):
         refused = f"{head}: this user has not the right to ({reason})"
         if action in ("read", "look up", "list"):
-            return StoreError(f"{refused}; give it the right to read objects and to list the bucket")
+            whose = "" if name else ". Where the bucket is somebody else's, choose another name"
+            return StoreError(f"{refused}; give it the right to read objects and to list the bucket{whose}")
         return StoreReadOnly(f"{refused}; give it the right to write and delete objects")
     if not code:
         reason += ", which is not how an S3 server answers; is the endpoint right?"

@@ -97,6 +97,8 @@ def command(
     days = 0 if version_age_s is None else max(1, round(version_age_s / 86_400))
     steps = plan(state, BucketWishes(version_days=days, only_by_tls=only_tls))
     _say_state(settings, state, days)
+    if state.exists:
+        _warn_of_others(home, session)
     saved = "MinIO's" if minio_keys else "those typed" if typed else "those found" if save_keys else ""
     _say_steps(steps, home, saved, bucket_only)
     if dry_run:
@@ -173,6 +175,25 @@ def _say_state(settings: S3Settings, state: BucketState, days: int) -> None:
         )
     if state.minio and not state.aborts_uploads:
         click.echo("MinIO aborts uploads that never ended by itself, after a day")
+
+
+def _warn_of_others(home: Path, session: S3Session) -> None:
+    """Say where files lie that may be another profile's: whichever prunes takes the other's for leftovers."""
+    from grange.core.store_choice import is_store_of
+    from grange.repository.object_name import BLOBS, PACKS
+    from grange.repository.retries import Retries
+    from grange.repository.s3_store import S3Store
+
+    settings = session.settings
+    if is_store_of(home, settings):
+        return
+    store = S3Store(settings, Retries(tries=3, patience_s=10))
+    if any(next(iter(store.list(kind)), None) is not None for kind in (PACKS, BLOBS)):
+        click.secho(
+            "files of grange lie there already. If they are another profile's, give this one a --prefix of "
+            "its own: one of them would prune what the other stores",
+            fg="red",
+        )
 
 
 def _say_steps(steps: list[Step], home: Path, saved: str, bucket_only: bool) -> None:

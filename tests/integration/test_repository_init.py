@@ -220,6 +220,27 @@ def test_a_bucket_of_somebody_else(object_store: ObjectStore, bucket: str, home:
     assert not home.exists()
 
 
+def test_files_that_may_be_of_another_profile_are_pointed_at(
+    object_store: ObjectStore, home: Path, bucket: str, init: Init
+) -> None:
+    warning = "files of grange lie there already"
+    status, said, _ = init("--bucket", bucket)
+    assert status == 0
+    assert warning not in said
+    S3Store(object_store.settings(bucket)).put_if_absent("packs/ab/abcdef.zip", b"of somebody")
+    status, said, _ = init("--bucket", bucket)
+    assert status == 0
+    assert warning not in said, "our own"
+    (home / "profile.toml").unlink()
+    status, said, _ = init("--bucket", bucket, "--prefix", "mine")
+    assert status == 0
+    assert warning not in said
+    (home / "profile.toml").unlink()
+    status, said, _ = init("--bucket", bucket)
+    assert status == 0
+    assert warning in said
+
+
 def test_a_trial_that_fails_writes_nothing_down(
     object_store: ObjectStore, home: Path, bucket: str, init: Init
 ) -> None:
