@@ -20,7 +20,7 @@ from grange.repository.object_name import BLOBS, PACKS, blob_name, key_of_blob, 
 from grange.repository.pack import TARGET_BYTES, PackReader
 from grange.repository.packing import Packing
 from grange.repository.ranges import read_merged
-from grange.repository.source import CHUNK_BYTES, Content, Readable, chunks_of
+from grange.repository.source import Content, Readable, chunks_of
 from grange.repository.store import Contents, Range, Store
 from grange.repository.team import Team
 from grange.repository.unchanged import UnchangedFile
@@ -33,7 +33,7 @@ BLOB_LIMIT_BYTES = 8 << 20
 _LOT_BYTES = 64 << 20
 _ROWS_AT_ONCE = 10_000
 # How much of a long blob a server is asked for at a time, and how often at once. Twice as many are ahead.
-_SPAN_BYTES = 4 << 20
+SPAN_BYTES = 4 << 20
 _SPANS_AT_ONCE = 4
 #: How many keys read_each() looks up at once.
 LOOKED_UP_AT_ONCE = 20_000
@@ -256,7 +256,7 @@ class Repository:
             contents |= part
         return contents
 
-    def stream(self, key: Key, index: Index, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
+    def stream(self, key: Key, index: Index, chunk_bytes: int = SPAN_BYTES) -> Iterator[bytes]:
         """One content, piece by piece, in bounded memory.
 
         It is hashed on the way: what was given is sure when the last piece has come and nothing was raised.
@@ -385,7 +385,7 @@ class Repository:
 
     def _stored_pieces(self, key: Key, row: BlobLocation, index: Index, chunk_bytes: int) -> Iterator[bytes]:
         """The bytes of a blob as they are stored; what was moved meanwhile is the same in its new place."""
-        span = chunk_bytes if self.store.parallel == 1 else max(chunk_bytes, _SPAN_BYTES)
+        span = chunk_bytes if self.store.parallel == 1 else max(chunk_bytes, SPAN_BYTES)
         places = [row]
 
         def read(start: int) -> bytes:

@@ -16,7 +16,7 @@ from grange.repository.team import Team
 
 PART_BYTES = 8 << 20
 # So many parts at once, each in memory, while they are of PART_BYTES; fewer of longer ones.
-_PARTS_AT_ONCE = 3
+_PARTS_AT_ONCE = 5
 # S3's own limit is 10,000 parts: after so many the next ones are twice as long, up to 128 MiB for 496 GiB.
 _PARTS_OF_A_SIZE = 2_000
 # What one request may copy is 5 GiB on AWS.
