@@ -24,7 +24,10 @@ _NAMES: tuple[str, ...] = (
 @click.group(
     "repository",
     cls=LazyGroup,
-    modules={name: f"grange.cli.repository_{name.replace('-', '_')}" for name in _NAMES},
+    modules={
+        **{name: f"grange.cli.repository_{name.replace('-', '_')}" for name in _NAMES},
+        "export": "grange.cli.repository_fetch",  # another word for it
+    },
 )
 def command() -> None:
     """Look after the files of all nodes: count them, free space, put the index in order.
