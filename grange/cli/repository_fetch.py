@@ -68,6 +68,7 @@ def command(
       grange repository fetch 1234 -o here
       grange repository fetch fcc-eos/3 -o call-3
       grange repository fetch --campaign fcc-eos --only '*.out' -o outputs
+      grange repository export --group alloys -o alloys             # the same command
     """
     from grange.cli.count_bar import count_bar
     from grange.core.fetch import fetch, plan_fetch
