@@ -37,7 +37,7 @@ def require_owner(cursor: Cursor, store: Store, *, take_over: bool = False) -> N
     others = {found.name for found in store.list(OWNERS)} - {own}
     if others and not take_over:
         raise InUse(
-            f"{store!r} belongs to another database than this one, which may need what is dead here; is this "
+            f"{store} belongs to another database than this one, which may need what is dead here; is this "
             "a copy of it? Give the copy a store of its own (`grange repository migrate`). Where the other "
             "one is gone for good, say --take-over"
         )

@@ -51,6 +51,9 @@ class CachedStore:
     def __repr__(self) -> str:
         return f"CachedStore({self.store!r}, {str(self._cache.folder)!r})"
 
+    def __str__(self) -> str:
+        return str(self.store)
+
     @property
     def parallel(self) -> int:
         return self.store.parallel

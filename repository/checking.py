@@ -73,7 +73,7 @@ def begin_check(store: Store, name: str, rows: Mapping[Key, BlobLocation]) -> Ca
     size = store.head(name)
     try:
         if size is None:
-            raise ObjectMissing(name, repr(store))
+            raise ObjectMissing(name, str(store))
         try:
             if size <= WHOLE_BYTES:
                 [content] = store.get_ranges(name, [(0, size)])

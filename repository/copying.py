@@ -116,7 +116,7 @@ def copy_objects(
     Errors: CopyDiffers; those of both stores: what was copied stays copied.
     """
     if plan.differ:
-        raise CopyDiffers(plan.differ, repr(source), repr(target))
+        raise CopyDiffers(plan.differ, str(source), str(target))
     done = Copied()
 
     def copy(found: ObjectInfo) -> tuple[ObjectInfo, ObjectFile | None, bool]:
@@ -163,7 +163,7 @@ def _copy(source: Store, target: Store, found: ObjectInfo) -> tuple[ObjectFile |
         except ObjectMissing:  # somebody has removed it; once more
             continue
         if not made and file.size == found.size:
-            raise CopyDiffers([name], repr(source), repr(target))
+            raise CopyDiffers([name], str(source), str(target))
         if made:
             target.delete([name])
     raise StoreError(f"{name} does not come to {target!r} as it is in {source!r}, tried {_TRIES} times")

@@ -26,6 +26,9 @@ class CountingStore:
     def __repr__(self) -> str:
         return f"CountingStore({self._store!r})"
 
+    def __str__(self) -> str:
+        return str(self._store)
+
     @property
     def merge_gap_bytes(self) -> int:
         return self._store.merge_gap_bytes

@@ -56,6 +56,9 @@ class LocalStore:
     def __repr__(self) -> str:
         return f"LocalStore({str(self.root)!r})"
 
+    def __str__(self) -> str:
+        return str(self.root)
+
     def put_if_absent(self, name: str, source: Source) -> bool:
         target = self._path(name)
         if self._is_there(target):
@@ -168,11 +171,11 @@ class LocalStore:
             try:
                 file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except (FileNotFoundError, NotADirectoryError):
-                raise ObjectMissing(name, repr(self)) from None
+                raise ObjectMissing(name, str(self)) from None
             if stat.S_ISREG(os.fstat(file).st_mode):
                 return file
             os.close(file)
-        raise ObjectMissing(name, repr(self))
+        raise ObjectMissing(name, str(self))
 
     def _is_there(self, target: Path) -> bool:
         with translated("write", target):

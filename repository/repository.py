@@ -335,7 +335,7 @@ class Repository:
             if not self.store.put_if_absent(name, checked):
                 size = self.store.head(name)
                 if size is None:
-                    raise ObjectMissing(name, repr(self.store))
+                    raise ObjectMissing(name, str(self.store))
                 return _alone(name, size)
         return _alone(name, checked.size)
 
@@ -422,7 +422,7 @@ class Repository:
     def _locations(self, name: str) -> dict[Key, BlobLocation]:
         size = self.store.head(name)
         if size is None:
-            raise ObjectMissing(name, repr(self.store))
+            raise ObjectMissing(name, str(self.store))
         read = partial(self.store.get_ranges, name)
         return PackReader(name, size, read, self.store.merge_gap_bytes).locations(name)
 

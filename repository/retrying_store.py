@@ -47,6 +47,9 @@ class RetryingStore:
     def __repr__(self) -> str:
         return f"RetryingStore({self._store!r})"
 
+    def __str__(self) -> str:
+        return str(self._store)
+
     @property
     def merge_gap_bytes(self) -> int:
         return self._store.merge_gap_bytes

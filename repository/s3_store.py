@@ -87,6 +87,9 @@ class S3Store:
     def __repr__(self) -> str:
         return f"S3Store({self.settings})"
 
+    def __str__(self) -> str:
+        return str(self.settings)
+
     def put_if_absent(self, name: str, source: Source) -> bool:
         check_name(name)
         if isinstance(source, Path):

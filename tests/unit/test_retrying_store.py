@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from grange.repository.cached_store import CachedStore
 from grange.repository.errors import ContentChanged, StoreUnavailable
 from grange.repository.key import Key, key_of
+from grange.repository.local_store import LocalStore
 from grange.repository.memory_store import MemoryStore
 from grange.repository.retries import Retries
 from grange.repository.retrying_store import RetryingStore
+from grange.repository.s3_settings import S3Settings
+from grange.repository.s3_store import S3Store
 from grange.repository.signer import Signer
 from grange.repository.source import Source
 from grange.repository.store import Contents, ObjectInfo, Range
@@ -199,3 +203,12 @@ def test_it_signs_where_the_store_does() -> None:
     plain = RetryingStore(MemoryStore())
     assert not isinstance(plain, Signer)
     assert not hasattr(plain, "sign_get")
+
+
+def test_people_read_where_the_objects_are(tmp_path: Path) -> None:
+    """Wrappers say what they wrap: in messages, a store is its place."""
+    settings = S3Settings("https://s3.example.org", "ada-files")
+    store = CachedStore(RetryingStore(S3Store(settings)), tmp_path, 1000)
+    assert str(store) == "s3://ada-files at https://s3.example.org"
+    assert repr(store).startswith("CachedStore(RetryingStore(S3Store(")
+    assert str(RetryingStore(LocalStore(tmp_path))) == str(tmp_path)
