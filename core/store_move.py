@@ -26,6 +26,7 @@ from grange.core.profile_file import read_profile_file
 from grange.core.upkeep import UPKEEP_LOCK
 from grange.repository import ObjectInfo, Store
 from grange.repository.copying import Copied, CopyJournal, CopyPlan, copy_objects, plan_copy
+from grange.repository.retries import Retries
 from grange.repository.s3_settings import S3Settings
 
 if TYPE_CHECKING:
@@ -65,10 +66,13 @@ class Moved:
     lost: list[str] = field(default_factory=list)
 
 
-def open_bare(home: Path, setting: str | S3Settings) -> Store:
-    """A store without a cache: what is copied and compared must come from there."""
+def open_bare(home: Path, setting: str | S3Settings, retries: Retries | None = None) -> Store:
+    """A store without a cache: what is copied and compared must come from there.
+
+    retries: how patient to be with a server.
+    """
     if isinstance(setting, S3Settings):
-        return open_bucket(setting.below(home), home, 0)
+        return open_bucket(setting.below(home), home, 0, retries)
     from grange.repository.local_store import LocalStore
 
     return LocalStore(home / setting)
@@ -84,7 +88,9 @@ def plan_move(profile: Profile, target: str | S3Settings) -> Moved:
     moved = _begun(profile, target)
     there = _listed(profile.home, target)
     with _journal(profile.home, moved) as journal:
-        moved.plan = plan_copy(open_bare(profile.home, _current(profile)).list(), there, journal)
+        moved.plan = plan_copy(
+            open_bare(profile.home, _current(profile), profile.retries).list(), there, journal
+        )
     return moved
 
 
@@ -110,7 +116,9 @@ def move(
     both stores. The profile uses the old store then, and what was copied stays copied.
     """
     moved = _begun(profile, target)
-    source, there = open_bare(profile.home, _current(profile)), open_bare(profile.home, target)
+    source, there = (
+        open_bare(profile.home, setting, profile.retries) for setting in (_current(profile), target)
+    )
     with _journal(profile.home, moved) as journal:
         for _ in range(_MOST_ROUNDS):
             plan = plan_copy(source.list(), there.list(), journal)

@@ -10,11 +10,13 @@ from grange.cli import words
 from grange.cli.opened import opened
 
 if TYPE_CHECKING:
-    from grange.core.scrub import Scrubbed
+    from grange.core.scrub import Damage, Scrubbed
     from grange.repository import Key
 
 #: Of what is damaged, and of the nodes that are hit, so many are shown; --json has them all.
 _SHOWN = 20
+#: And so many of the contents of one object.
+_KEYS_SHOWN = 3
 
 
 @click.command("scrub")
@@ -107,15 +109,19 @@ def _tell(done: Scrubbed, known_only: bool) -> None:
 
 
 def _show_damage(done: Scrubbed) -> None:
-    from grange.cli.table import Cell, Column, print_table
-
-    click.echo()
-    print_table(
-        [Column("damaged content", flexible=True), Column("size", right=True),
-         Column("object", flexible=True), Column("what is wrong", flexible=True)],
-        [(Cell(one.key, "red"), words.size(one.size), one.name, one.reason) for one in done.found[:_SHOWN]],
-    )  # fmt: skip
-    _more(len(done.found))
+    """A line for each object and what is wrong in it, whole: an object is what a backup gives back."""
+    together: dict[tuple[str, str], list[Damage]] = {}
+    for one in done.found:
+        together.setdefault((one.name, one.reason), []).append(one)
+    click.echo("\ndamaged:")
+    for (name, reason), found in list(together.items())[:_SHOWN]:
+        count = f"{words.plural(len(found), 'content')}, {words.size(sum(one.size for one in found))}"
+        click.echo(f"  {click.style(name, fg='red')}: {count}: {reason}")
+        for one in found[:_KEYS_SHOWN]:
+            click.echo(f"    {one.key}")
+        if len(found) > _KEYS_SHOWN:
+            click.echo(f"    and {len(found) - _KEYS_SHOWN:,} more; --json has all")
+    _more(len(together))
 
 
 def _show_unknown(done: Scrubbed) -> None:
