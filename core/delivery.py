@@ -27,6 +27,7 @@ def delivery_of(profile: Profile, campaign_id: int) -> Delivery | None:
     store = store.store if isinstance(store, CachedStore) else store
     if not isinstance(store, Signer):
         return None
+    profile.repository.begin_writing()
 
     def locate(keys: Collection[Key]) -> dict[Key, BlobLocation]:
         with profile.transaction() as cursor:

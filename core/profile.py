@@ -288,8 +288,27 @@ class Profile:
             with connection.turn, _reasons(self.home):
                 store_lock.share(connection)
                 self.config = replace(self.config, store=read_profile_file(self.home / "profile.toml").store)
-                self._repository = Repository(open_store(self.home, self.config, self.retries))
+                self._repository = Repository(
+                    open_store(self.home, self.config, self.retries), before_writing=self._claim_store
+                )
         return self._repository
+
+    def _claim_store(self) -> None:
+        """Two databases must not share a store: what is dead to one may be needed by the other.
+
+        Errors: InUse where the store belongs to another database.
+        """
+        from grange.core.store_owner import require_owner
+
+        store = self.repository.store
+        connection = self.connection
+        with connection.turn:
+            if connection.info.transaction_status == extensions.TRANSACTION_STATUS_IDLE:
+                with self.transaction() as cursor:
+                    require_owner(cursor, store)
+            else:
+                with connection.cursor() as cursor:
+                    require_owner(cursor, store)
 
     def forget_store(self) -> None:
         """Open the store anew when files are next asked for: profile.toml names another one."""

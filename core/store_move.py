@@ -23,6 +23,7 @@ from grange.core.errors import InputInvalid, RepositoryBusy
 from grange.core.file_store import open_bucket
 from grange.core.profile_edit import set_store
 from grange.core.profile_file import read_profile_file
+from grange.core.store_owner import require_owner
 from grange.core.upkeep import UPKEEP_LOCK
 from grange.repository import ObjectInfo, Store
 from grange.repository.copying import Copied, CopyJournal, CopyPlan, copy_objects, plan_copy
@@ -112,13 +113,17 @@ def move(
     while runners have URLs to deliver packs to the old store with; what comes there after the last step is
     computed again.
 
-    Errors: InputInvalid as plan_move(); RepositoryBusy when others have files open; CopyDiffers; those of
-    both stores. The profile uses the old store then, and what was copied stays copied.
+    Errors: InputInvalid as plan_move(); InUse where another database has the new store; RepositoryBusy when
+    others have files open; CopyDiffers; those of both stores. The profile uses the old store then, and what
+    was copied stays copied.
     """
     moved = _begun(profile, target)
     source, there = (
         open_bare(profile.home, setting, profile.retries) for setting in (_current(profile), target)
     )
+    if not copy_only:
+        with transaction(profile.connection) as cursor:
+            require_owner(cursor, there)
     with _journal(profile.home, moved) as journal:
         for _ in range(_MOST_ROUNDS):
             plan = plan_copy(source.list(), there.list(), journal)

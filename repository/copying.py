@@ -13,7 +13,7 @@ from typing import TextIO
 
 from grange.repository.errors import ObjectMissing, StoreError
 from grange.repository.object_file import ObjectFile
-from grange.repository.object_name import key_of_blob
+from grange.repository.object_name import OWNERS, key_of_blob
 from grange.repository.store import ObjectInfo, Store
 from grange.repository.team import Team
 
@@ -84,10 +84,15 @@ class Copied:
 
 
 def plan_copy(here: Iterable[ObjectInfo], there: Iterable[ObjectInfo], journal: CopyJournal) -> CopyPlan:
-    """Decide what is to be copied; the journal says what was copied and compared before."""
+    """Decide what is to be copied; the journal says what was copied and compared before.
+
+    Whose a store is, is not copied: a copy belongs to whoever stores files in it first.
+    """
     sizes = {found.name: found.size for found in there}
     plan = CopyPlan()
     for found in here:
+        if found.name.startswith(OWNERS):
+            continue
         size = sizes.get(found.name)
         if size is None:
             plan.todo.append(found)

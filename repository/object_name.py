@@ -9,6 +9,8 @@ from grange.repository.key import Key
 
 PACKS = "packs/"
 BLOBS = "blobs/"
+#: Objects below it are named after the database that a store belongs to: of this store, and of no copy.
+OWNERS = "owner/"
 
 # No segment begins with a dot: ".." cannot leave the store, and stores have room for files of their own.
 _SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}"

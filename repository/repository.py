@@ -54,7 +54,8 @@ class Repository:
     It holds no state but its settings: threads and processes may share a store and an index freely.
 
     Units: pack_target_bytes: a pack is closed when it has reached this; blob_limit_bytes: what is larger
-    stands alone. verify: whether read() hashes what it reads, if it is not told.
+    stands alone. verify: whether read() hashes what it reads, if it is not told. before_writing: called once,
+    before anything is put or relied upon; what it raises is raised by whoever wanted to, every time.
     """
 
     def __init__(
@@ -64,11 +65,19 @@ class Repository:
         pack_target_bytes: int = TARGET_BYTES,
         blob_limit_bytes: int = BLOB_LIMIT_BYTES,
         verify: bool = True,
+        before_writing: Callable[[], object] | None = None,
     ) -> None:
         self.store = store
+        self._before_writing = before_writing
         self._pack_target_bytes = pack_target_bytes
         self._blob_limit_bytes = blob_limit_bytes
         self._verify = verify
+
+    def begin_writing(self) -> None:
+        """Call before_writing, if that has not been done; for whoever lets others write to the store."""
+        if self._before_writing is not None:
+            self._before_writing()
+            self._before_writing = None
 
     def put(
         self, contents: Iterable[bytes | Path], index: Index
@@ -88,6 +97,7 @@ class Repository:
         with Packing(self.store, self._pack_target_bytes) as packing:
             for lot in self._lots(contents):
                 if not held:
+                    self.begin_writing()
                     index.hold()
                     held = True
                 keys += [key for key, _ in lot]
@@ -115,6 +125,7 @@ class Repository:
         sizes: list[int] = []
         with self.store.scratch(_watched(chain([head], chunks_of(file)), digest.update, sizes)) as path:
             key = Key(digest.hexdigest())
+            self.begin_writing()
             index.hold()
             if index.find([key]):
                 return key, {}
@@ -134,6 +145,8 @@ class Repository:
         Errors: PackMalformed; as put().
         """
         rows: dict[Key, BlobLocation] = {}
+        if paths:
+            self.begin_writing()
         with Team(self.store.parallel) as team:
             for found in team.map(partial(self._adopt, only=only), paths):
                 rows |= found

@@ -18,6 +18,7 @@ _NAMES: tuple[str, ...] = (
     "heal",
     "fetch",
     "migrate",
+    "take-over",
 )
 
 

@@ -51,6 +51,7 @@ def command(ctx: click.Context, dry_run: bool, yes: bool, dead_share: float, as_
         if dry_run or not plan.packs:
             return
         require_agreed(yes, f"Write {words.size(plan.needed_bytes)} anew?")
+        repository.begin_writing()
         with count_bar("repacking", words.size) as show:
             done = repack(repository, index, plan, lambda count, total: show(count, total, ""))
     if as_json:

@@ -143,7 +143,7 @@ def test_a_killed_run_goes_on_where_it_was(place: Path, ways: list[signal.Signal
         running.communicate(timeout=20)
         no_runner_of(place)
     before = finished(place)
-    assert 40 * len(ways) <= before < CALLS + 100
+    assert 40 * len(ways) <= before <= CALLS + 100  # a busy machine may be done before it is killed
     running = start(place)
     out, err = running.communicate(timeout=120)
     assert running.returncode == 0, err

@@ -197,7 +197,7 @@ def test_a_copy_of_a_database_does_not_prune_the_store_of_the_original(
     assert run(words) == 1
     said = capsys.readouterr().err
     assert "belongs to another database" in said
-    assert "--take-over" in said
+    assert "grange repository take-over" in said
     assert run(["--home", str(copy), "repository", "prune", "--dry-run"]) == 0
     for node in profile.load(*ids):
         node.read_files()

@@ -43,7 +43,8 @@ def nodes(profile: Profile) -> list[gr.Folder]:
 
 
 def names(store: Store) -> list[tuple[str, int]]:
-    return sorted((info.name, info.size) for info in store.list())
+    """All objects but that which says whose the store is: it is not copied."""
+    return sorted((info.name, info.size) for info in store.list() if not info.name.startswith("owner/"))
 
 
 def store_of(profile: Profile) -> Path:

@@ -54,7 +54,7 @@ def race(profile: Profile) -> None:
     assert read_everything(profile) == sum(map(len, kept.values()))
     with upkeep(profile) as index:
         assert index.mark() == 0
-    assert told["prunings"] > 3, told
+    assert told["prunings"] > 1, told  # it waits for gaps between writers, and a machine may be busy
     assert told["rows"] > 30, told
     assert told["objects"] > 10, told
     assert told["moved"] > 10, told

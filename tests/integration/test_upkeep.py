@@ -16,13 +16,14 @@ from pathlib import Path
 import pytest
 
 import grange as gr
+from grange.cli.entry import run
 from grange.core.blob_index import PRUNE_LOCK
 from grange.core.campaign import Campaign
 from grange.core.data.folder import Folder
 from grange.core.database import connect, transaction
 from grange.core.errors import InUse, RepositoryBusy
 from grange.core.intake import Intake, Opened
-from grange.core.profile import Profile
+from grange.core.profile import Profile, open_profile
 from grange.core.recipe import Conclusion, succeeded
 from grange.core.store_owner import require_owner
 from grange.core.upkeep import Upkeep, upkeep
@@ -771,3 +772,29 @@ def test_a_store_has_one_owner(kept: Profile, new_database: Callable[..., str]) 
     copy.close()
     with kept.transaction() as cursor, pytest.raises(InUse):
         require_owner(cursor, store)
+
+
+def test_a_second_profile_stores_nothing_where_another_one_does(
+    kept: Profile, new_database: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    [first] = stored(kept, {"a": b"what the first one has"})
+    before = objects(kept)
+    home = kept.home.parent / "second"
+    home.mkdir()
+    text = (kept.home / "profile.toml").read_text()
+    place = "" if "[store]" in text else f'store = "{kept.home / "store"}"\n'
+    (home / "profile.toml").write_text(place + text.replace(kept.config.database, new_database()))
+    with open_profile(home) as second:
+        node = gr.Folder({"b": b"what the second one has"})
+        for _ in range(2):
+            with pytest.raises(InUse, match="belongs to another database"):
+                second.store(node)
+        assert node.id is None
+        assert objects(second) == before
+        assert run(["--home", str(home), "repository", "take-over", "--yes"]) == 0
+        second.store(node)
+        assert node.read_files() == {"b": b"what the second one has"}
+    with open_profile(kept.home) as again:
+        assert contents(again, first) == [{"a": b"what the first one has"}]
+        with pytest.raises(InUse):
+            again.store(gr.Folder({"c": b"more of the first one's"}))
