@@ -60,6 +60,8 @@ def start(place: Path) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Under nohup, SIGHUP is ignored by all that come after, and would end nobody here.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
 
 
@@ -143,7 +145,7 @@ def test_a_killed_run_goes_on_where_it_was(place: Path, ways: list[signal.Signal
         running.communicate(timeout=20)
         no_runner_of(place)
     before = finished(place)
-    assert 40 * len(ways) <= before <= CALLS + 100  # a busy machine may be done before it is killed
+    assert 40 * len(ways) <= before < CALLS + 100
     running = start(place)
     out, err = running.communicate(timeout=120)
     assert running.returncode == 0, err
