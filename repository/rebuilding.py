@@ -11,8 +11,7 @@ from typing import Protocol
 from grange.repository.errors import ObjectMissing, PackMalformed
 from grange.repository.index import BlobLocation, Index
 from grange.repository.key import Key
-from grange.repository.object_name import key_of_blob
-from grange.repository.pack import PackReader
+from grange.repository.object_blobs import blobs_in
 from grange.repository.rebuild_plan import RebuildPlan
 from grange.repository.store import Store
 from grange.repository.team import Team
@@ -88,11 +87,8 @@ def _rows(store: Store, name: str) -> dict[Key, BlobLocation] | PackMalformed | 
     size = store.head(name)
     if size is None:
         return None
-    key = key_of_blob(name)
-    if key is not None:
-        return {key: BlobLocation(name, 0, size, "stored", size)}
     try:
-        return PackReader(name, size, partial(store.get_ranges, name), store.merge_gap_bytes).locations(name)
+        return blobs_in(store, name, size)
     except PackMalformed as error:
         return error
     except ObjectMissing:

@@ -16,12 +16,13 @@ from grange.repository.deflate import inflated, inflated_pieces
 from grange.repository.errors import BlobCorrupt, BlobMissing, ObjectMissing, PackMalformed
 from grange.repository.index import BlobLocation, Index
 from grange.repository.key import Key, check_keys, key_of
+from grange.repository.object_blobs import alone, blobs_in
 from grange.repository.object_name import BLOBS, PACKS, blob_name, key_of_blob, pack_name
 from grange.repository.pack import TARGET_BYTES, PackReader
 from grange.repository.packing import Packing
 from grange.repository.ranges import read_merged
 from grange.repository.source import Content, Readable, chunks_of
-from grange.repository.store import Contents, Range, Store
+from grange.repository.store import Contents, ObjectInfo, Range, Store
 from grange.repository.team import Team
 from grange.repository.unchanged import UnchangedFile
 
@@ -131,7 +132,7 @@ class Repository:
                 return key, {}
             name = blob_name(key)
             self.store.adopt(name, path)
-        return key, {key: _alone(name, sum(sizes))}
+        return key, {key: alone(name, sum(sizes))}
 
     def adopt(self, *paths: Path, only: Collection[Key] | None = None) -> dict[Key, BlobLocation]:
         """Take in packs that lie in files, as they are, by link where the file system allows; nothing is
@@ -291,24 +292,22 @@ class Repository:
         pack and is not, which is then passed over; without it the first such is raised.
         """
         count = 0
-        for name in sorted(info.name for info in self.store.list(PACKS)):
-            try:
-                rows = self._locations(name)
-            except PackMalformed as error:
-                if on_malformed is None:
-                    raise
-                on_malformed(error)
-                continue
-            except ObjectMissing:  # pruned meanwhile
-                continue
-            index.add(rows)
-            count += len(rows)
-        alone = (
-            (key, _alone(info.name, info.size))
+        packs = sorted(self.store.list(PACKS), key=lambda info: info.name)
+        with Team(self.store.parallel) as team:
+            for rows in team.map(self._blobs_or_problem, packs):
+                if isinstance(rows, PackMalformed):
+                    if on_malformed is None:
+                        raise rows
+                    on_malformed(rows)
+                    continue
+                index.add(rows)
+                count += len(rows)
+        single = (
+            (key, alone(info.name, info.size))
             for info in self.store.list(BLOBS)
             if (key := key_of_blob(info.name)) is not None
         )
-        while rows := dict(islice(alone, _ROWS_AT_ONCE)):
+        while rows := dict(islice(single, _ROWS_AT_ONCE)):
             index.add(rows)
             count += len(rows)
         return count
@@ -342,15 +341,15 @@ class Repository:
         name = blob_name(key)
         if isinstance(content, bytes):
             self.store.put_if_absent(name, content)
-            return _alone(name, len(content))
+            return alone(name, len(content))
         with content.open("rb", buffering=0) as file:
             checked = UnchangedFile(file, key, str(content))
             if not self.store.put_if_absent(name, checked):
                 size = self.store.head(name)
                 if size is None:
                     raise ObjectMissing(name, str(self.store))
-                return _alone(name, size)
-        return _alone(name, checked.size)
+                return alone(name, size)
+        return alone(name, checked.size)
 
     def _read_object(self, name: str, rows: Mapping[Key, BlobLocation], verify: bool) -> dict[Key, bytes]:
         try:
@@ -432,12 +431,14 @@ class Repository:
         if missing:
             raise self._missing(missing)
 
-    def _locations(self, name: str) -> dict[Key, BlobLocation]:
-        size = self.store.head(name)
-        if size is None:
-            raise ObjectMissing(name, str(self.store))
-        read = partial(self.store.get_ranges, name)
-        return PackReader(name, size, read, self.store.merge_gap_bytes).locations(name)
+    def _blobs_or_problem(self, pack: ObjectInfo) -> dict[Key, BlobLocation] | PackMalformed:
+        """Where the blobs in a pack lie; none if it is not there any more."""
+        try:
+            return blobs_in(self.store, pack.name, pack.size)
+        except PackMalformed as error:
+            return error
+        except ObjectMissing:  # pruned meanwhile
+            return {}
 
 
 def _cut(keys: Sequence[Key], found: Mapping[Key, BlobLocation], window_bytes: int) -> Iterator[list[Key]]:
@@ -453,10 +454,6 @@ def _cut(keys: Sequence[Key], found: Mapping[Key, BlobLocation], window_bytes: i
         size += more
     if window:
         yield window
-
-
-def _alone(name: str, size: int) -> BlobLocation:
-    return BlobLocation(name, 0, size, "stored", size)
 
 
 def _by_object(found: Mapping[Key, BlobLocation]) -> dict[str, dict[Key, BlobLocation]]:
