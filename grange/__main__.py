@@ -13,9 +13,15 @@ def main() -> int:
     if arguments in (["--version"], ["-V"]):
         sys.stdout.write(f"grange {VERSION}\n")
         return 0
+    import signal
+
     from grange.cli.entry import run
 
-    return run(arguments)
+    status = run(arguments)
+    # The interpreter, which may have to wait for threads, prints a Ctrl-C and ends as if there were none.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return status
 
 
 if __name__ == "__main__":

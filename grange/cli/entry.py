@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import click
 
+from grange.cli.interrupt import kept_interrupts
 from grange.cli.root import root
 
 INTERRUPTED = 130
@@ -19,8 +20,9 @@ INTERRUPTED = 130
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns the exit status."""
     try:
-        status = root.main(list(arguments), prog_name="grange", standalone_mode=False)
-        sys.stdout.flush()
+        with kept_interrupts():
+            status = root.main(list(arguments), prog_name="grange", standalone_mode=False)
+            sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except click.ClickException as error:
         error.show()
