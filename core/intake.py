@@ -154,11 +154,12 @@ class Intake:
         elsewhere = index.find(
             {key for result in results for key in result.files.values()} - locations.keys()
         )
-        ahead = self._read_ahead(results, opened, {**elsewhere, **locations}, index)
+        places = {**elsewhere, **locations}
+        ahead = self._read_ahead(results, opened, places, index)
         drawn = []
         for result in results:
             process = opened[result.id]
-            files = OutputFiles(result.files, read, ahead, result.return_code)
+            files = OutputFiles(result.files, read, ahead, result.return_code, places)
             drawn.append(_refused(result, refusal) if refusal else _concluded(process, result, files))
         unseen = _named(data for conclusion in drawn for data in conclusion.outputs.values())
         unseen -= locations.keys() | elsewhere.keys()

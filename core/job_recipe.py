@@ -32,6 +32,8 @@ SOURCE_FILE = f"{RESERVED}source_file"
 PICKLE_FILE = f"{RESERVED}calcjob.pickle"
 #: The output that holds what the program left.
 RETRIEVED = "retrieved"
+#: The last line of a larger file is not looked for: all of it would be read. Bytes.
+LARGEST_READ_FOR_WORDS = 4 << 20
 #: Values of these types cannot be changed: calls may share them.
 _CONSTANT = frozenset({int, float, str, bool, bytes, type(None), FileValue, CodeValue})
 
@@ -205,6 +207,8 @@ def _last_words(files: OutputFiles) -> str:
     """What the program said last on its standard error, for the message."""
     for path in ("stderr.txt", "stdout.txt"):
         if path in files:
+            if (files.size(path) or 0) > LARGEST_READ_FOR_WORDS:
+                return f"; {path} says more"
             lines = files.text(path).strip().splitlines()
             if lines:
                 return f"; last line of {path}: {lines[-1][:200]}"

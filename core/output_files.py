@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
+from grange.repository.index import BlobLocation
 from grange.repository.key import Key
 
 Reader = Callable[[Sequence[Key]], list[bytes]]
@@ -12,17 +14,23 @@ Reader = Callable[[Sequence[Key]], list[bytes]]
 class OutputFiles(Mapping[str, bytes]):
     """Path → content, read when asked for; what the engine has read ahead costs nothing.
 
-    return_code: what the program ended with.
+    return_code: what the program ended with. places: where contents lie, as far as that is known.
     """
 
-    __slots__ = ("_ahead", "_keys", "_read", "return_code")
+    __slots__ = ("_ahead", "_keys", "_places", "_read", "return_code")
 
     def __init__(
-        self, keys: Mapping[str, Key], read: Reader, ahead: Mapping[Key, bytes], return_code: int | None
+        self,
+        keys: Mapping[str, Key],
+        read: Reader,
+        ahead: Mapping[Key, bytes],
+        return_code: int | None,
+        places: Mapping[Key, BlobLocation] = MappingProxyType({}),
     ) -> None:
         self._keys = keys
         self._read = read
         self._ahead = ahead
+        self._places = places
         self.return_code = return_code
 
     def __getitem__(self, path: str) -> bytes:
@@ -46,6 +54,11 @@ class OutputFiles(Mapping[str, bytes]):
     def key(self, path: str) -> Key:
         """The key of a file's content."""
         return self._keys[path]
+
+    def size(self, path: str) -> int | None:
+        """The bytes of a file, without reading it; None where that is not known."""
+        place = self._places.get(self._keys[path])
+        return None if place is None else place.size
 
     def text(self, path: str, encoding: str = "utf-8") -> str:
         """The content of a file as text; bytes that are no text are replaced, as programs write such."""
