@@ -99,9 +99,9 @@ def progress_bar(title: str) -> Iterator[Callable[[Progress], None]]:
 
         def show(progress: Progress) -> None:
             console.width = _width()
-            said = f"{progress.done:,} of {progress.total:,}  {escape(_said(progress, pace))}"
+            said = "  ".join(filter(None, (_count(progress), escape(_said(progress, pace)))))
             bar.note = _note(progress)
-            bar.update(task, total=progress.total, completed=progress.done, said=said)
+            bar.update(task, total=progress.total or None, completed=progress.done, said=said)
 
         yield show
 
@@ -115,8 +115,17 @@ def _width() -> int:
     return max(columns - 3, 20)
 
 
+def _ended(progress: Progress) -> bool:
+    """How much there is to do is not known from the first moment on: what was left is taken in before."""
+    return 0 < progress.total <= progress.done
+
+
+def _count(progress: Progress) -> str:
+    return f"{progress.done:,} of {progress.total:,}" if progress.total else ""
+
+
 def _note(progress: Progress) -> str:
-    return progress.note if progress.done < progress.total else ""
+    return "" if _ended(progress) else progress.note
 
 
 def _said(progress: Progress, pace: Pace) -> str:
@@ -124,7 +133,7 @@ def _said(progress: Progress, pace: Pace) -> str:
     now_s = time.monotonic()
     pace.saw(now_s, progress.computed)
     parts = []
-    if progress.done >= progress.total:
+    if _ended(progress):
         if progress.computed:
             parts.append(_each_second(progress.rate))
         parts.append(f"in {duration(now_s - progress.started_at)}")
@@ -182,9 +191,5 @@ class _Lines:
             self._print(self._last)
 
     def _print(self, progress: Progress) -> None:
-        said = ", ".join(filter(None, (_said(progress, self._pace), _note(progress))))
-        print(  # noqa: T201
-            f"{self._title}: {progress.done:,} of {progress.total:,}" + (f", {said}" if said else ""),
-            file=sys.stderr,
-            flush=True,
-        )
+        said = ", ".join(filter(None, (_count(progress), _said(progress, self._pace), _note(progress))))
+        print(f"{self._title}: {said}", file=sys.stderr, flush=True)  # noqa: T201

@@ -115,3 +115,11 @@ def test_lines_for_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
     with progress_bar("pairs") as show:
         show(Progress(total=10, done=3, reused=3, note="lumi: 16 cores"))
     assert log.getvalue().splitlines()[0] == "pairs: 3 of 10, 3 from the record, lumi: 16 cores"
+
+
+def test_what_it_waits_for_before_it_knows_how_much_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    early = Progress(note="waiting for the store", started_at=time.monotonic() - 30)
+    said = " ".join(shown(monkeypatch, 100, early))
+    assert "for 30 s" in said
+    assert "waiting for the store" in said
+    assert "0 of 0" not in said
