@@ -87,6 +87,7 @@ def command(
         emit(least_rights(settings))
         return
     settings = settings.below(Path.cwd())
+    _warn_of_open_keys(settings)
     home = home_of(ctx)
     if not (replace or bucket_only):
         _refuse_to_leave_files(home, settings)
@@ -130,6 +131,15 @@ def _refuse_to_leave_files(home: Path, settings: S3Settings) -> None:
             "--bucket-only makes the bucket, then `grange repository migrate` takes the files there; "
             "--replace leaves them where they are",
         ) from None
+
+
+def _warn_of_open_keys(settings: S3Settings) -> None:
+    """Say where others can read the file of the keys."""
+    import stat
+
+    file = Path(settings.credentials_file)
+    if settings.credentials_file and file.is_file() and file.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+        click.secho(f"others can read the keys in {file}: chmod 600 {file}", fg="red", err=True)
 
 
 def _typed_keys(session: S3Session) -> tuple[str, str] | None:

@@ -134,6 +134,18 @@ def test_a_dry_run_changes_nothing(object_store: ObjectStore, home: Path, name: 
     assert name not in [found["Name"] for found in object_store.client().list_buckets()["Buckets"]]
 
 
+def test_keys_that_others_can_read_are_pointed_at(
+    object_store: ObjectStore, tmp_path: Path, init: Init
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(Path(object_store.credentials_file).read_text())
+    for mode, warned in ((0o644, True), (0o600, False)):
+        keys.chmod(mode)
+        status, _, warning = init("--credentials-file", str(keys), "--dry-run")
+        assert status == 0
+        assert (f"chmod 600 {keys}" in warning) == warned
+
+
 def test_nobody_to_ask(home: Path, init: Init) -> None:
     status, _, warned = init(yes=False)
     assert status == 1
