@@ -40,7 +40,9 @@ class _Grace(Span):
     help="Also remove objects that the index does not know while files of nodes are missing from it.",
 )  # fmt: skip
 @click.option(
-    "--take-over", is_flag=True, help="The store belongs to this database now; the other one is gone."
+    "--take-over",
+    is_flag=True,
+    help="As `grange repository take-over` before: the store is this database's now.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_context

@@ -27,7 +27,9 @@ _KEYS_SHOWN = 3
 @click.option("--quarantine", is_flag=True, help="Take what is damaged out of the index; its bytes are kept.")
 @click.option("--known", "known_only", is_flag=True, help="Look only at what was found damaged before.")
 @click.option("--restart", is_flag=True, help="Begin with the first object again.")
-@click.option("--take-over", is_flag=True, help="With --quarantine: the store belongs to this database now.")
+@click.option("--take-over", is_flag=True,
+    help="With --quarantine, as `grange repository take-over` before: the store is this database's now.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_context
 def command(

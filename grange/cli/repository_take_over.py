@@ -16,7 +16,7 @@ def command(ctx: click.Context, yes: bool) -> None:
     A store belongs to one database, the first that stored files in it; any other may only read. What two
     databases store in one place they take for rubbish of each other's, and prune. So be sure that the other
     one is gone for good; a copy that is only tried out is better given a store of its own by `grange
-    repository migrate`.
+    repository migrate`. With --take-over `prune` and `scrub --quarantine` do the same before they begin.
 
     \b
     Example:
