@@ -32,7 +32,7 @@ sys.path.insert(0, str(HERE.parent))
 from bucket import open_bucket  # noqa: E402 - it lies beside the benches
 
 #: The index over the fastest of the others.
-AIM = 2.0
+AIM = 5.0
 THREADS = 16
 FEW = 100
 OTHERS = ("list, boto3", "list, obstore", "head, boto3", "head, obstore")
