@@ -15,7 +15,7 @@ _SMALL_WINDOW, _SMALL_MEMORY = -13, 7
 _WINDOW, _MEMORY = -15, 8
 # Trying to deflate noise (compressed data, mantissas) costs ten times its hash. 128 bytes of it have some 100
 # different values, of doubles 90, of doubles with few digits or half text 80, of text less than 45; counting
-# costs 1.5 µs.
+# costs 3 µs.
 _SAMPLE_BYTES = 64
 _NOISE_VALUES = 82
 

@@ -54,7 +54,8 @@ def main() -> None:
     if chosen.one:
         print(json.dumps(one(chosen.one, files, chosen.place)))
         return
-    report(rounds(files, chosen.repeat or (1 if chosen.quick else 3), chosen.quick), files)
+    load = os.getloadavg()[0]
+    report(rounds(files, chosen.repeat or (1 if chosen.quick else 3), chosen.quick), files, load)
 
 
 # ---------------------------------------------------------------- one measure
@@ -186,13 +187,13 @@ def close_home(home: Path) -> None:
     shutil.rmtree(home, ignore_errors=True)
 
 
-def report(results: dict[str, list[dict[str, float]]], files: int) -> None:
+def report(results: dict[str, list[dict[str, float]]], files: int, load: float) -> None:
     middle: dict[str, dict[str, float]] = {
         name: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
         for name, runs in results.items()
     }
     print(f"{files:,} files of 4 KiB, {os.cpu_count()} cores, Python {platform.python_version()}")
-    print(f"load before: {os.getloadavg()[0]:.1f}\n")
+    print(f"load before: {load:.1f}\n")
     print(f"{'':<20}{'written/s':>12}{'read/s':>12}{'CPU s':>8}{'memory +MB':>12}")
     for name, told in middle.items():
         print(
