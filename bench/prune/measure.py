@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
+import os
 import resource
 import shutil
 import statistics
@@ -33,6 +35,8 @@ from grange.repository.prune_plan import plan_prune
 from grange.repository.pruning import prune
 from grange.repository.store import ObjectInfo
 
+#: The same question in Python over the plan.
+AIM = 1.0
 BLOBS_A_PACK = 5_000
 SHARED = 1_000
 
@@ -56,6 +60,7 @@ def main() -> None:
 
 
 def measure(profile: Profile, count: int) -> None:
+    load = os.getloadavg()[0]
     names = fill(profile, count)
     objects = [ObjectInfo(name, BLOBS_A_PACK * 4300, time.time()) for name in names]
     quiet = waits(profile.home, lambda: time.sleep(3))
@@ -88,7 +93,22 @@ def measure(profile: Profile, count: int) -> None:
     for what, taken in (("alone", quiet), ("beside the sweep", busy)):
         print(f"storing a node {what:16}: median {1000 * statistics.median(taken):.1f} ms, "
               f"longest {1000 * max(taken):.0f} ms, {len(taken)} nodes")  # fmt: skip
-    print(f"ratio {in_python_s / plan_s:.2f}")
+    figures = {
+        "nodes": count,
+        "cores": os.cpu_count(),
+        "load_before": round(load, 2),
+        "plan_s": round(plan_s, 2),
+        "in_python_s": round(in_python_s, 2),
+        "sweep_s": round(swept_s, 2),
+        "info_s": round(files_s, 2),
+        "plan_peak_mib": round(memory_mib),
+        "in_python_peak_mib": round(python_mib),
+        "store_alone_ms": round(1000 * statistics.median(quiet), 1),
+        "store_beside_sweep_ms": round(1000 * statistics.median(busy), 1),
+        "store_beside_sweep_longest_ms": round(1000 * max(busy)),
+    }
+    ratio = round(in_python_s / plan_s, 2)
+    print(json.dumps({"question": "prune", "ratio": ratio, "aim": AIM, "figures": figures}))
 
 
 def timed(call):  # type: ignore[no-untyped-def]
