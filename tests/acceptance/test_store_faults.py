@@ -214,7 +214,7 @@ def test_it_gives_up_within_its_bounds_and_pauses_at_random(
     proxy: FaultProxy, settings: S3Settings, tmp_path: Path
 ) -> None:
     pauses: list[float] = []
-    patient = Retries(tries=1000, patience_s=1.0, first_pause_s=0.05, longest_pause_s=0.3,
+    patient = Retries(tries=1000, patience_s=2.0, first_pause_s=0.05, longest_pause_s=0.3,
                       on_retry=lambda _, pause_s: pauses.append(pause_s))  # fmt: skip
     few = Retries(tries=4, patience_s=1000.0, first_pause_s=0.01)
     for retries, fault in ((patient, Answer()), (few, Reset())):
@@ -224,7 +224,7 @@ def test_it_gives_up_within_its_bounds_and_pauses_at_random(
             StoreUnavailable, match=rf"{settings.bucket} at {proxy.endpoint}.*; tried "
         ) as told:
             opened(settings, tmp_path / "cache", retries).get_ranges("packs/a", [(0, 1)])
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 20
         assert told.value.tries == retries.retried + 1
         assert retries.given_up == 1
     assert few.retried == 3

@@ -64,15 +64,15 @@ def filled(store: Store, count: int, pack_target_bytes: int = 1) -> tuple[Reposi
 
 def test_packs_are_written_and_read_many_at_once_in_order() -> None:
     store = FarStore()
-    begun = time.monotonic()
     repository, keys, index = filled(store, 100)
     assert store.most == 4  # packs in memory
     assert len({row.object_name for row in index.rows.values()}) == 100
     contents = [b"content %d" % i for i in range(100)]
     assert repository.read(keys[::-1], index) == contents[::-1]
     assert store.most == 8
+    store.most = 0
     assert list(repository.read_each(keys, index)) == contents
-    assert time.monotonic() - begun < 3  # 300 calls of 20 ms
+    assert store.most == 8
 
 
 def test_a_pack_that_fails_fails_the_whole_put() -> None:
