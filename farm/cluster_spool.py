@@ -247,15 +247,19 @@ class ClusterRun:
         path = self.path / f"{name}.zip"
         with spool_errors(self.path):
             pack = runner.ZipWriter(str(path))
-            for chunk in chunks:
-                if chunk.name in urls:
-                    pack.add(f"{chunk.name}.urls", runner.dump(urls[chunk.name]))
-                fd = os.open(chunk.folder / "chunk.zip", os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    pack.add_named(chunk.name, fd)
-                finally:
-                    os.close(fd)
-            pack.close(sync=False)
+            try:
+                for chunk in chunks:
+                    if chunk.name in urls:
+                        pack.add(f"{chunk.name}.urls", runner.dump(urls[chunk.name]))
+                    fd = os.open(chunk.folder / "chunk.zip", os.O_RDONLY | os.O_CLOEXEC)
+                    try:
+                        pack.add_named(chunk.name, fd)
+                    finally:
+                        os.close(fd)
+                pack.close(sync=False)
+            except BaseException:
+                path.unlink(missing_ok=True)  # it holds secrets
+                raise
         return name, path
 
     def mark_sent(self, chunks: Iterable[ClusterChunk]) -> None:
