@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from grange.core.scrub import missing_contents, truth_of
+from grange.core.scrub import missing_contents
 from grange.repository import (
     BlobCorrupt,
     BlobLocation,
@@ -18,6 +18,7 @@ from grange.repository import (
     Repository,
     Store,
 )
+from grange.repository.cached_store import truth_of
 from grange.repository.checking import check_object
 from grange.repository.object_file import ObjectFile
 from grange.repository.quarantine import Note, notes, quarantined

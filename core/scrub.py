@@ -8,33 +8,27 @@ scrub.json in the profile's folder.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
-import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from grange.core import database
 from grange.core.blob_index import PostgresIndex
 from grange.core.database import Connection
-from grange.core.errors import RepositoryBusy
 from grange.core.file_store import store_place
 from grange.core.files import files_of
 from grange.core.json_value import decoded
+from grange.core.scrub_pass import Pass, alone_on, load_pass, saved
 from grange.core.store_owner import require_owner
 from grange.core.upkeep import Upkeep, upkeep
-from grange.repository import BlobLocation, Key, MemoryIndex, Repository, Store, StoreUnavailable
+from grange.repository import BlobLocation, Key, Store, StoreUnavailable
+from grange.repository.cached_store import truth_of
 from grange.repository.checking import GONE, UNREADABLE, Checked, begin_check, check_object
 from grange.repository.key import is_key
-from grange.repository.object_file import ObjectFile
-from grange.repository.pack import TARGET_BYTES
-from grange.repository.packing import Packing
 from grange.repository.quarantine import Note, keep_evidence, quarantined
-from grange.repository.repository import BLOB_LIMIT_BYTES
+from grange.repository.rewriting import rewritten
 from grange.repository.team import Team
 
 if TYPE_CHECKING:
@@ -42,7 +36,6 @@ if TYPE_CHECKING:
 
 #: Twice as many packs are in memory.
 _AT_ONCE = 2
-_SAVE_EVERY_S = 5.0
 _PAGE = 1000
 _ROWS_AT_ONCE = 20_000
 #: Of nodes that have a damaged blob, so many are named.
@@ -109,26 +102,6 @@ class Hit:
 
 
 @dataclass(slots=True)
-class Pass:
-    """How far a pass over all objects is, and what it has found.
-
-    after: the id of the last object that was checked. damaged: reason by key, from this pass and earlier
-    ones, until it is well again or taken out. malformed: packs whose own directory is damaged.
-    Units: bytes as stored; seconds since the epoch.
-    """
-
-    store: str
-    began_at_s: float
-    after: int = 0
-    objects: int = 0
-    blobs: int = 0
-    stored_bytes: int = 0
-    complete: bool = False
-    damaged: dict[str, str] = field(default_factory=dict)
-    malformed: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
 class Scrubbed:
     """What scrubbing has done. went_on: whether it went on with a pass that was begun before.
 
@@ -181,8 +154,8 @@ def scrub(
     another database; StoreUnavailable, and all that ends it: what was checked stays checked.
     """
     store = truth_of(profile.repository.store)
-    with _alone(profile.home) as state_file:
-        state = _load(state_file, store_place(profile.home, profile.config))
+    with alone_on(profile.home) as state_file:
+        state = load_pass(state_file, store_place(profile.home, profile.config))
         done = Scrubbed(state)
         if restart or (state.complete and not known_only):
             damaged, malformed = state.damaged, state.malformed
@@ -191,7 +164,7 @@ def scrub(
         with (
             contextlib.closing(profile.connect()) as connection,
             upkeep(profile, alone=False) as index,
-            _saved(state_file, state) as save,
+            saved(state_file, state) as save,
         ):
             known = {Key(key) for key in state.damaged}
             found = {one.key: one for one in _check_again(connection, store, state, known)}
@@ -211,15 +184,6 @@ def scrub(
                 with upkeep(profile) as only:
                     _take_out(only, store, done)
     return done
-
-
-def truth_of(store: Store) -> Store:
-    """The store itself, without a cache before it: what is hashed must come from there."""
-    from grange.repository.cached_store import CachedStore
-
-    while isinstance(store, CachedStore):
-        store = store.store
-    return store
 
 
 def hits(connection: Connection, keys: Collection[Key]) -> tuple[list[Hit], int]:
@@ -415,83 +379,9 @@ def _take_out(session: Upkeep, store: Store, done: Scrubbed) -> None:
             continue
         well = {key: row for key, row in rows.items() if key not in reasons}
         if well:
-            session.move(_moved(store, well), [name])
+            session.move(rewritten(store, well), [name])
         session.take_out(name, list(reasons), lambda name=name: store.delete([name]))  # type: ignore[misc]
         done.taken_out.append(note)
         done.state.malformed.pop(name, None)
         for key in reasons:
             done.state.damaged.pop(key, None)
-
-
-def _moved(store: Store, rows: Mapping[Key, BlobLocation]) -> dict[Key, BlobLocation]:
-    """Where these blobs lie once they are written anew."""
-    repository = Repository(store)
-    here, nowhere = MemoryIndex(), MemoryIndex()
-    here.rows.update(rows)
-    moved: dict[Key, BlobLocation] = {}
-    short = [key for key, row in rows.items() if row.size <= BLOB_LIMIT_BYTES]
-    with Packing(store, TARGET_BYTES) as packing:
-        for key, content in zip(short, repository.read_each(short, here, verify=True), strict=True):
-            packing.add(key, content)
-    moved |= packing.rows
-    for key in rows.keys() - packing.rows.keys():
-        _, more = repository.put_stream(_whole(repository, key, here), nowhere)
-        moved |= more
-    return moved
-
-
-def _whole(repository: Repository, key: Key, index: MemoryIndex) -> ObjectFile:
-    return ObjectFile(lambda: repository.stream(key, index))
-
-
-# ---------------------------------------------------------------- where it is
-
-
-@contextlib.contextmanager
-def _alone(home: Path) -> Iterator[Path]:
-    """The file of the state; nobody else scrubs on this profile meanwhile."""
-    lock = os.open(home / "scrub.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RepositoryBusy("another process scrubs: wait until it has ended") from None
-        yield home / "scrub.json"
-    finally:
-        os.close(lock)
-
-
-def _load(path: Path, store: str) -> Pass:
-    """The pass that was begun; a new one where there is none, or where the files are in another store now."""
-    fresh = Pass(store, time.time())
-    try:
-        found = json.loads(path.read_bytes())
-        state = Pass(**found)
-    except (FileNotFoundError, ValueError, TypeError):
-        return fresh
-    state.damaged = {key: reason for key, reason in state.damaged.items() if is_key(key)}
-    return state if state.store == store else fresh
-
-
-@contextlib.contextmanager
-def _saved(path: Path, state: Pass) -> Iterator[Callable[[], None]]:
-    """A function that saves the state now and then; at the end, whatever it is, it is saved."""
-    saved_s = time.monotonic()
-
-    def save() -> None:
-        nonlocal saved_s
-        if time.monotonic() - saved_s > _SAVE_EVERY_S:
-            saved_s = time.monotonic()
-            _write(path, state)
-
-    try:
-        yield save
-    finally:
-        _write(path, state)
-
-
-def _write(path: Path, state: Pass) -> None:
-    fields: dict[str, Any] = {name: getattr(state, name) for name in state.__slots__}
-    new = path.with_suffix(".new")
-    new.write_text(json.dumps(fields))
-    os.replace(new, path)

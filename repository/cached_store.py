@@ -165,6 +165,13 @@ class CachedStore:
         self._cache.count(0, 1, 0, fetched)
 
 
+def truth_of(store: Store) -> Store:
+    """The store itself, without a cache before it: what is to be sure of what lies there reads from it."""
+    while isinstance(store, CachedStore):
+        store = store.store
+    return store
+
+
 def _aligned(
     ranges: Sequence[Range], unit: int, gap_bytes: int = 0, limit_bytes: int = sys.maxsize
 ) -> list[Range]:

@@ -56,8 +56,9 @@ _MODE = 0o100600 << 16
 
 
 def size_of_pack(blobs: int, stored_bytes: int) -> int:
-    """The size of a pack of so many blobs that take so many bytes in it, below 65,535 blobs."""
-    return blobs * (_LOCAL_OF_KEY.size + _CENTRAL_OF_KEY.size) + stored_bytes + _END.size
+    """The size of a pack of ours of so many blobs that take so many bytes in it."""
+    end = _END.size + (_END64.size + _LOCATOR64.size if blobs >= _MANY else 0)
+    return blobs * (_LOCAL_OF_KEY.size + _CENTRAL_OF_KEY.size) + stored_bytes + end
 
 
 class PackWriter:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from grange.repository.errors import BlobCorrupt, BlobMissing
-from grange.repository.index import BlobLocation, MemoryIndex
+from grange.repository.index import BlobLocation
 from grange.repository.key import Key
+from grange.repository.object_use import ObjectUse
 from grange.repository.pack import TARGET_BYTES
-from grange.repository.packing import Packing
 from grange.repository.repack_plan import RepackPlan
 from grange.repository.repository import Repository
+from grange.repository.rewriting import rewritten
 
 #: (done, of how many) bytes of packs
 Progress = Callable[[int, int], None]
@@ -37,8 +38,8 @@ class RepackIndex(Protocol):
 class Repacked:
     """What repacking has done.
 
-    packs, size: that were emptied, and their bytes. new_packs, new_size: what their blobs lie in now.
-    damaged: packs that stay because something in them cannot be read, and why.
+    packs, size: that were emptied, and their bytes. new_packs, new_size: what their blobs lie in now, a long
+    one alone. damaged: packs that stay because something in them cannot be read, and why.
     """
 
     packs: int = 0
@@ -59,8 +60,9 @@ def repack(
 ) -> Repacked:
     """Do what a plan says: new packs first, then the index, a group of packs at a time.
 
-    Every blob is compared with its key on the way. The old packs are left to pruning. It may be killed
-    anywhere: new packs that the index does not know are orphans, which pruning removes.
+    Every blob is compared with its key on the way, as it lies in the store. The old packs are left to
+    pruning. It may be killed anywhere: new packs that the index does not know are orphans, which pruning
+    removes.
 
     Units: a group's contents are read piece by piece; in memory are some packs.
     Errors: those of the store and the index; what was done is done.
@@ -72,7 +74,7 @@ def repack(
         while names:
             rows = index.locations(names)
             try:
-                new = _packed(repository, rows, target_bytes)
+                new = rewritten(repository.store, rows, target_bytes)
             except (BlobCorrupt, BlobMissing) as error:
                 for name in _packs_of(error, rows):
                     names.discard(name)
@@ -81,25 +83,20 @@ def repack(
             done.blobs += index.move(new, names)
             done.packs += len(names)
             done.size += sum(plan.sizes[name] for name in names)
-            for name in {row.object_name for row in new.values()}:
-                done.new_packs += 1
-                done.new_size += repository.store.head(name) or 0
+            sizes = _sizes(new)
+            done.new_packs += len(sizes)
+            done.new_size += sum(sizes.values())
             break
         progress(done.size + sum(plan.sizes[name] for name in done.damaged), total)
     return done
 
 
-def _packed(
-    repository: Repository, rows: Mapping[Key, BlobLocation], target_bytes: int
-) -> dict[Key, BlobLocation]:
-    """Write blobs into new packs, in the order of rows; gives where they lie now."""
-    index = MemoryIndex()
-    index.rows.update(rows)
-    with Packing(repository.store, target_bytes) as packing:
-        contents: Iterable[bytes] = repository.read_each(list(rows), index, verify=True)
-        for key, content in zip(rows, contents, strict=True):
-            packing.add(key, content)
-    return packing.rows
+def _sizes(rows: Mapping[Key, BlobLocation]) -> dict[str, int]:
+    """The sizes of the objects that hold these blobs and nothing else."""
+    stored: dict[str, list[int]] = {}
+    for row in rows.values():
+        stored.setdefault(row.object_name, []).append(row.stored_size)
+    return {name: ObjectUse(name, len(sizes), sum(sizes)).needed_bytes for name, sizes in stored.items()}
 
 
 def _packs_of(error: BlobCorrupt | BlobMissing, rows: Mapping[Key, BlobLocation]) -> set[str]:

@@ -52,11 +52,13 @@ class _Forgets(Protocol):
 class Repository:
     """Contents by key: many to a pack, large ones alone; each kept once.
 
-    It holds no state but its settings: threads and processes may share a store and an index freely.
+    It holds no state but its settings, and whether it has begun to write: threads and processes may share a
+    store and an index freely.
 
     Units: pack_target_bytes: a pack is closed when it has reached this; blob_limit_bytes: what is larger
-    stands alone. verify: whether read() hashes what it reads, if it is not told. before_writing: called once,
-    before anything is put or relied upon; what it raises is raised by whoever wanted to, every time.
+    stands alone. verify: whether read() hashes what it reads, if it is not told. before_writing: called
+    before anything is put or relied upon, until it has ended well once; what it raises is raised by whoever
+    wanted to, every time. Threads that begin at the same moment may each call it.
     """
 
     def __init__(
@@ -76,8 +78,9 @@ class Repository:
 
     def begin_writing(self) -> None:
         """Call before_writing, if that has not been done; for whoever lets others write to the store."""
-        if self._before_writing is not None:
-            self._before_writing()
+        before_writing = self._before_writing  # another thread may have done with it at any moment
+        if before_writing is not None:
+            before_writing()
             self._before_writing = None
 
     def put(

@@ -36,13 +36,14 @@ def command(ctx: click.Context, dry_run: bool, yes: bool, everything: bool, as_j
     from grange.cli.machine import emit
     from grange.core.file_store import store_place
     from grange.core.upkeep import upkeep
+    from grange.repository.cached_store import truth_of
     from grange.repository.holdings import objects_of
     from grange.repository.rebuild_plan import plan_rebuild
     from grange.repository.rebuilding import rebuild
 
     done: Rebuilt | None = None
     with opened(ctx) as profile, upkeep(profile, alone=not dry_run) as index:
-        store = profile.repository.store
+        store = truth_of(profile.repository.store)
         place = store_place(profile.home, profile.config)
         plan = plan_rebuild(index.uses(), objects_of(store), everything=everything)
         if not as_json:

@@ -18,9 +18,10 @@ import grange as gr
 from grange.core.fetch import fetch, nodes_in_folders, plan_fetch
 from grange.core.profile import Profile, open_profile
 from grange.core.profile_file import read_profile_file
-from grange.core.scrub import scrub, truth_of
+from grange.core.scrub import scrub
 from grange.core.store_move import move, open_bare, plan_move
 from grange.repository import BlobQuarantined, LocalStore, Store, key_of
+from grange.repository.cached_store import truth_of
 from grange.repository.quarantine import QUARANTINE
 from grange.repository.s3_settings import S3Settings
 

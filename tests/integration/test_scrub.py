@@ -18,7 +18,8 @@ import grange as gr
 from grange.core.errors import InUse, RepositoryBusy
 from grange.core.heal import clear, healed_notes
 from grange.core.profile import Profile
-from grange.core.scrub import _alone, scrub
+from grange.core.scrub import scrub
+from grange.core.scrub_pass import alone_on
 from grange.core.upkeep import upkeep
 from grange.repository import (
     BlobLocation,
@@ -174,7 +175,7 @@ def test_neighbours_of_what_is_damaged_stay_and_their_nodes_read_them(
     assert set(note.reasons) == {one.key for one in done.found}
 
 
-def test_pruning_and_rebuilding_leave_quarantine_alone(profile: Profile, nodes: list[gr.Folder]) -> None:
+def test_pruning_and_rebuilding_leave_quarantinealone_on(profile: Profile, nodes: list[gr.Folder]) -> None:
     name = flip(profile, noise(1))
     alone = flip(profile, LARGE)
     scrub(profile, quarantine=True)
@@ -326,7 +327,7 @@ def test_what_is_not_healed_is_not_cleared_away(profile: Profile, nodes: list[gr
 
 
 def test_only_one_scrubs(profile: Profile) -> None:
-    with _alone(profile.home), pytest.raises(RepositoryBusy, match="another process scrubs"):
+    with alone_on(profile.home), pytest.raises(RepositoryBusy, match="another process scrubs"):
         scrub(profile)
 
 
