@@ -745,7 +745,7 @@ class Delivery:
         self._waiting: List[Tuple[int, int, int]] = []
         self._stopping = False
         self._courier = load_courier()
-        self._told = os.path.join(os.path.dirname(folder), "undelivered")
+        self._told = undelivered_mark(folder)
         self._carrier = self._courier.Courier(
             spec.get("ca", ""),
             lambda: self._stopping,
@@ -857,6 +857,11 @@ class Delivery:
                 file.write("%s: %s\n" % (os.path.basename(self._folder), text))
         except OSError:
             pass
+
+
+def undelivered_mark(folder: str) -> str:
+    """Where it is told, for all chunks of a run, why the store is not reached from there."""
+    return os.path.join(os.path.dirname(folder), "undelivered")
 
 
 def load_courier() -> Any:
@@ -1641,6 +1646,8 @@ class Commands:
             if self._control.ending:
                 raise Ended from None
             result["outcome"], result["message"] = "input_unreachable", clean_text(str(problem))
+            why = "an input file was not fetched from the store, and is sent instead: %s" % problem
+            mark(undelivered_mark(self._chunk.folder), clean_text(why))
             if self._control.cancelled(task["id"]):
                 result["outcome"], result["message"] = "cancelled", "cancelled before it began"
             self._finish(index, result, None)

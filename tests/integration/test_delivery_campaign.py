@@ -147,6 +147,7 @@ def test_where_nodes_do_not_get_through_all_goes_as_before(
         notes: set[str] = set()
         done = campaign.run(progress=lambda progress: notes.add(progress.note), executor=way.executor)
     assert (done.done, done.failed) == (3, 0), campaign.failures()["exit_message"].tolist()
+    assert any(endpoint.removeprefix("http://") in note for note in notes), notes
     assert way.bytes > SOME
     assert rows_of(profile, "SELECT count(*), max(attempt) FROM process") == [(3, 1)]
 

@@ -29,8 +29,8 @@ with open_profile(sys.argv[1]) as profile:
 """
 UPKEEP = """
 while true; do
-    grange repository repack --dead-share 0.01 --yes
-    grange repository prune --grace 0 --yes
+    grange repository repack --dead-share 0.01 --yes >/dev/null 2>&1 && echo repacked
+    grange repository prune --grace 0 --yes >/dev/null 2>&1 && echo pruned
 done
 """
 
@@ -77,8 +77,8 @@ def test_nothing_is_lost_but_what_was_damaged(profile: Profile) -> None:
     keeper = subprocess.Popen(
         ["bash", "-c", UPKEEP],
         env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
         start_new_session=True,
     )
     damages = taken_out = 0
@@ -104,10 +104,11 @@ def test_nothing_is_lost_but_what_was_damaged(profile: Profile) -> None:
         for writer in writers:
             writer.kill()
         os.killpg(keeper.pid, 9)
-        keeper.wait()
+        kept_up = keeper.communicate()[0].split()
     numbers = [int(line) for writer in writers for line in writer.communicate()[0].split()]
     assert len(numbers) > 20
     assert taken_out > 3
+    assert {"repacked", "pruned"} <= set(kept_up)
     with open_profile(profile.home) as other:
         last = scrub(other, restart=True, quarantine=True)
         hurt = {key for note in notes(other.repository.store) for key in note.reasons}

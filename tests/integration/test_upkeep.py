@@ -295,25 +295,26 @@ def test_pruning_waits_for_who_stores(profile: Profile) -> None:
     [a] = stored(profile, {"x": b"x" * 99})
     delete(profile, a)
     order: list[str] = []
+    waiting = threading.Event()
+
+    def prune_elsewhere() -> None:
+        """By a profile of its own: transactions of one take turns."""
+        with open_profile(profile.home) as another, upkeep(another) as index:
+            index.on_wait = waiting.set
+            plan = planned(another, index, 0.0)
+            prune(another.repository.store, index, plan)
+        order.append("pruned")
+
     with profile.transaction() as cursor:
         index = profile.index(cursor)
         index.hold()
         assert key_of(b"x" * 99) in index.find([key_of(b"x" * 99)])
-        other = threading.Thread(target=lambda: order.append("pruned") if _prune_elsewhere(profile) else None)
+        other = threading.Thread(target=prune_elsewhere)
         other.start()
-        time.sleep(1.0)
+        assert waiting.wait(60)
         order.append("stored")
     other.join()
     assert order == ["stored", "pruned"]
-
-
-def _prune_elsewhere(profile: Profile) -> bool:
-    """By a profile of its own: transactions of one take turns."""
-    from grange.core.profile import open_profile
-
-    with open_profile(profile.home) as another:
-        pruned(another)
-    return True
 
 
 def test_writers_do_not_wait_long_for_a_pruning_that_waits(profile: Profile) -> None:
