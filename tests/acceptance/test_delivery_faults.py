@@ -83,6 +83,14 @@ def runners(there: Path) -> list[int]:
     return found
 
 
+def kill_one(pids: list[int], draw: random.Random) -> bool:
+    try:
+        os.kill(draw.choice(pids), signal.SIGKILL)
+    except (IndexError, ProcessLookupError):
+        return False
+    return True
+
+
 @pytest.mark.slow
 def test_nothing_is_lost_whatever_is_killed(
     profile: Profile, there: Path, object_store: ObjectStore, bucket: str, gateway: Gateway
@@ -90,28 +98,32 @@ def test_nothing_is_lost_whatever_is_killed(
     draw = random.Random(4)
     tests = str(Path(__file__).parents[1])
     command = [sys.executable, "-c", SCRIPT.format(count=COUNT, label=LABEL), tests, str(profile.home)]
-    kills = {"submitter": 0, "runner": 0, "gateway": 0}
     until = time.monotonic() + SECONDS
     submitter = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    # each once while there is no end without the store, and then whatever comes
+    while not kill_one(runners(there), draw):
+        assert submitter.poll() is None
+        time.sleep(0.01)
+    gateway.kill()
+    submitter.kill()
+    submitter.wait()
+    submitter = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    gateway.start()
     while time.monotonic() < until and submitter.poll() is None:
         time.sleep(draw.uniform(0.5, 2.5))
-        what = draw.choice(list(kills))
+        what = draw.choice(["submitter", "runner", "gateway"])
         if what == "submitter":
             submitter.kill()
             submitter.wait()
             submitter = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         elif what == "runner":
-            if not (pids := runners(there)):
-                continue
-            os.kill(draw.choice(pids), signal.SIGKILL)
+            kill_one(runners(there), draw)
         else:
             gateway.kill()
             time.sleep(draw.uniform(0.0, 2.0))
             gateway.start()
-        kills[what] += 1
     submitter.kill()
     submitter.wait()
-    assert all(kills.values()), kills
 
     campaign = large(COUNT, profile)
     done = campaign.run(progress=False, executor=LABEL)
