@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from grange.core.database import copy_rows, escape, reserve_ids
 from grange.core.transition import ENDED, State
 
+#: What is told on the channel "grange": workflows are ready; processes that somebody may wait for have ended.
+READY_NEWS = "ready"
+ENDED_NEWS = "ended"
+#: Somebody wants processes to be paused, played or killed, or workers to do something.
+CONTROL_NEWS = "control"
+
+
+def queue_news(queue_id: int) -> str:
+    """There is something to run in a queue."""
+    return f"queue:{queue_id}"
+
 
 @dataclass(slots=True)
 class NewProcess:
-    """A process about to be recorded; node_id is that of its node, stored in the same transaction."""
+    """A process about to be recorded; node_id is that of its node, stored in the same transaction.
+
+    queue_id: the campaign or queue whose holder runs a calculation. parent_id, sequence, call_hash: of a call
+    of a workflow. started_at, wall_s: of one that has been run already; seconds since the epoch, seconds.
+    """
 
     node_id: int
     label: str
@@ -25,11 +42,22 @@ class NewProcess:
     exit_status: int | None = None
     exit_message: str | None = None
     cached_from: int | None = None
+    queue_id: int | None = None
+    workflow: bool = False
+    ready: bool = False
+    parent_id: int | None = None
+    sequence: int | None = None
+    call_hash: bytes | None = None
+    started_at: float | None = None
+    wall_s: float | None = None
 
 
 @dataclass(slots=True)
 class End:
-    """What became of an attempt of a process. Units: seconds since the epoch, seconds, mebibytes."""
+    """What became of an attempt of a process. Units: seconds since the epoch, seconds, mebibytes.
+
+    parent_id: the workflow that called it, where that is known: its row is then locked first.
+    """
 
     node_id: int
     attempt: int
@@ -41,6 +69,7 @@ class End:
     cpu_s: float | None
     peak_memory_mb: float | None
     host: str | None
+    parent_id: int | None = None
 
     @classmethod
     def killed(cls, node_id: int, attempt: int, message: str) -> End:
@@ -72,6 +101,7 @@ class Claimed:
     process_type: str
     attributes: dict[str, Any]
     repository_metadata: dict[str, Any]
+    parent_id: int | None = None
     inputs: list[tuple[str, int]] = field(default_factory=list)
 
 
@@ -87,6 +117,14 @@ COLUMNS = (
     "exit_status",
     "exit_message",
     "cached_from",
+    "queue_id",
+    "workflow",
+    "ready",
+    "parent_id",
+    "sequence",
+    "call_hash",
+    "wall_s",
+    "started_at",
     "finished_at",
 )
 
@@ -108,7 +146,15 @@ def insert(cursor: Any, processes: Iterable[NewProcess]) -> None:
                 _number(new.exit_status),
                 "\\N" if new.exit_message is None else escape(storable(new.exit_message)),
                 _number(new.cached_from),
-                "now" if new.state in ENDED else "\\N",
+                _number(new.queue_id),
+                "t" if new.workflow else "f",
+                "t" if new.ready else "f",
+                _number(new.parent_id),
+                _number(new.sequence),
+                "\\N" if new.call_hash is None else "\\\\x" + new.call_hash.hex(),
+                "\\N" if new.wall_s is None else f"{new.wall_s:.6g}",
+                "\\N" if new.started_at is None else _moment(new.started_at),
+                "\\N" if new.state not in ENDED else _ended(new),
             )
             yield "\t".join(row) + "\n"
 
@@ -117,6 +163,15 @@ def insert(cursor: Any, processes: Iterable[NewProcess]) -> None:
 
 def _number(value: int | None) -> str:
     return "\\N" if value is None else str(value)
+
+
+def _ended(new: NewProcess) -> str:
+    return "now" if new.started_at is None else _moment(new.started_at + (new.wall_s or 0.0))
+
+
+def _moment(seconds: float) -> str:
+    """A time since the epoch as PostgreSQL reads it; its sessions are in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
 def storable(message: str) -> str:
@@ -130,10 +185,12 @@ def end(cursor: Any, ends: Sequence[End]) -> set[int]:
     """End processes: compare-and-set on state and attempt.
 
     Returns the ids of those that this call ended; what had ended before, or is in another attempt, is
-    left alone, so that recording a result twice changes nothing.
+    left alone, so that recording a result twice changes nothing. The workflows that called them know of it
+    when the transaction ends, and so does who waits for them.
     """
     if not ends:
         return set()
+    lock(cursor, {e.parent_id for e in ends if e.parent_id is not None})
     cursor.execute(
         """
         UPDATE process p
@@ -145,7 +202,7 @@ def end(cursor: Any, ends: Sequence[End]) -> set[int]:
                     %s::float8[], %s::float8[], %s::text[])
              AS e (id, attempt, state, exit_status, message, started_at, wall_s, cpu_s, peak_memory_mb, host)
         WHERE p.node_id = e.id AND p.attempt = e.attempt AND p.state IN ('created', 'waiting', 'running')
-        RETURNING p.node_id
+        RETURNING p.node_id, p.parent_id, p.campaign_id
         """,
         (
             [e.node_id for e in ends],
@@ -160,7 +217,49 @@ def end(cursor: Any, ends: Sequence[End]) -> set[int]:
             [e.host for e in ends],
         ),
     )
-    return {row[0] for row in cursor.fetchall()}
+    ended = cursor.fetchall()
+    tell(
+        cursor,
+        children_ended(cursor, [parent for _, parent, _ in ended if parent is not None]),
+        [ENDED_NEWS] if any(parent is None and campaign is None for _, parent, campaign in ended) else [],
+    )
+    return {row[0] for row in ended}
+
+
+def lock(cursor: Any, ids: Collection[int]) -> None:
+    """Lock the rows of processes in the order in which everybody does: by id."""
+    if ids:
+        cursor.execute(
+            "SELECT FROM process WHERE node_id = ANY(%s) ORDER BY node_id FOR NO KEY UPDATE", (list(ids),)
+        )
+
+
+def children_ended(cursor: Any, parents: Collection[int]) -> list[str]:
+    """Count down the open calls of workflows: one for each time that a workflow is named.
+
+    Returns what is to be told.
+    """
+    if not parents:
+        return []
+    counts = Counter(parents)
+    cursor.execute(
+        """
+        UPDATE process p
+        SET open_children = p.open_children - ended.count,
+            ready = p.ready OR p.open_children - ended.count <= p.wake_at
+        FROM unnest(%s::bigint[], %s::int[]) AS ended (id, count) WHERE p.node_id = ended.id
+        RETURNING p.ready
+        """,
+        (list(counts), list(counts.values())),
+    )
+    return [READY_NEWS] if any(ready for (ready,) in cursor.fetchall()) else []
+
+
+def tell(cursor: Any, *news: Collection[str]) -> None:
+    """Tell everybody who listens, when the transaction is committed."""
+    told = sorted({one for some in news for one in some})
+    if told:
+        cursor.execute("SELECT pg_notify('grange', news) FROM unnest(%s::text[]) AS news", (told,))
 
 
 def find_recorded(cursor: Any, campaign_id: int, keys: Collection[bytes]) -> dict[bytes, Found]:
@@ -195,11 +294,11 @@ def find_reusable(cursor: Any, keys: Collection[bytes]) -> dict[bytes, int]:
     return {bytes(key): node_id for key, node_id in cursor.fetchall()}
 
 
-def claim_unfinished(cursor: Any, campaign_id: int, worker_id: int, limit: int) -> list[Claimed]:
-    """Take over unfinished processes of a campaign as a new attempt of this worker, oldest first.
+def claim_unfinished(cursor: Any, queue_id: int, worker_id: int, limit: int) -> list[Claimed]:
+    """Take over unfinished calculations of a campaign or queue as a new attempt of this worker, oldest first.
 
-    The caller holds the campaign's lock, so whoever had them before is gone; those of this worker are
-    left alone.
+    The caller holds its lock, so whoever had them before is gone; those of this worker, and those that wait
+    for an equal one, are left alone.
     """
     cursor.execute(
         """
@@ -207,15 +306,16 @@ def claim_unfinished(cursor: Any, campaign_id: int, worker_id: int, limit: int) 
             UPDATE process SET attempt = attempt + 1, worker_id = %(worker)s, state = 'waiting'
             WHERE node_id IN (
                 SELECT node_id FROM process
-                WHERE campaign_id = %(campaign)s AND state IN ('created', 'waiting', 'running')
+                WHERE queue_id = %(queue)s AND NOT workflow AND state IN ('created', 'waiting', 'running')
                   AND worker_id IS DISTINCT FROM %(worker)s AND NOT paused AND NOT to_kill
+                  AND cached_from IS NULL
                 ORDER BY node_id LIMIT %(limit)s
                 FOR UPDATE SKIP LOCKED)
-            RETURNING node_id, attempt)
-        SELECT n.id, t.attempt, n.process_type, n.attributes, n.repository_metadata
+            RETURNING node_id, attempt, parent_id)
+        SELECT n.id, t.attempt, n.process_type, n.attributes, n.repository_metadata, t.parent_id
         FROM taken t JOIN node n ON n.id = t.node_id ORDER BY n.id
         """,
-        {"campaign": campaign_id, "worker": worker_id, "limit": limit},
+        {"queue": queue_id, "worker": worker_id, "limit": limit},
     )
     return _with_inputs(cursor, [Claimed(*row) for row in cursor.fetchall()])
 
@@ -270,7 +370,7 @@ def ask_to_kill(
 ) -> dict[int, int]:
     """Mark unfinished processes as to be killed: these, those of a campaign, or all on a computer.
 
-    Returns campaign → how many of it.
+    Returns campaign or queue → how many of it.
     """
     cursor.execute(
         """
@@ -279,35 +379,35 @@ def ask_to_kill(
             WHERE state IN ('created', 'waiting', 'running')
               AND (%(ids)s::bigint[] IS NULL OR node_id = ANY(%(ids)s))
               AND (%(campaign)s::int IS NULL OR campaign_id = %(campaign)s)
-              AND (%(computer)s::text IS NULL OR campaign_id IN (
-                  SELECT id FROM "group" WHERE type_string = 'campaign' AND extras->>'executor' =
-                  %(computer)s))
-            RETURNING campaign_id)
-        SELECT campaign_id, count(*) FROM asked WHERE campaign_id IS NOT NULL GROUP BY 1
+              AND (%(computer)s::text IS NULL OR queue_id IN (
+                  SELECT id FROM "group" WHERE type_string IN ('campaign', 'queue')
+                  AND extras->>'executor' = %(computer)s))
+            RETURNING queue_id)
+        SELECT queue_id, count(*) FROM asked WHERE queue_id IS NOT NULL GROUP BY 1
         """,
         {"ids": None if ids is None else list(ids), "campaign": campaign_id, "computer": computer},
     )
     return dict(cursor.fetchall())
 
 
-def find_to_kill(cursor: Any, campaign_id: int) -> dict[int, int]:
-    """The unfinished processes of a campaign that somebody wants to end: id → attempt."""
+def find_to_kill(cursor: Any, queue_id: int) -> dict[int, int]:
+    """The unfinished calculations of a campaign or queue that somebody wants to end: id → attempt."""
     cursor.execute(
         """
         SELECT node_id, attempt FROM process
-        WHERE campaign_id = %s AND to_kill AND state IN ('created', 'waiting', 'running')
+        WHERE queue_id = %s AND to_kill AND NOT workflow AND state IN ('created', 'waiting', 'running')
         """,
-        (campaign_id,),
+        (queue_id,),
     )
     return dict(cursor.fetchall())
 
 
 def count_backlog(cursor: Any, computer: str) -> int:
-    """How many processes are still to be run on a computer: those of campaigns that are run there."""
+    """How many calculations are still to be run on a computer: those of campaigns and queues there."""
     cursor.execute(
         """
-        SELECT count(*) FROM process p JOIN "group" g ON g.id = p.campaign_id
-        WHERE g.type_string = 'campaign' AND g.extras->>'executor' = %s
+        SELECT count(*) FROM process p JOIN "group" g ON g.id = p.queue_id
+        WHERE g.type_string IN ('campaign', 'queue') AND g.extras->>'executor' = %s AND NOT p.workflow
           AND p.state IN ('created', 'waiting', 'running') AND NOT p.paused AND NOT p.to_kill
         """,
         (computer,),
@@ -328,7 +428,7 @@ def find_open(cursor: Any, ids: Collection[int]) -> list[Claimed]:
     """Those of these processes that have not ended, as they are."""
     cursor.execute(
         """
-        SELECT n.id, p.attempt, n.process_type, n.attributes, n.repository_metadata
+        SELECT n.id, p.attempt, n.process_type, n.attributes, n.repository_metadata, p.parent_id
         FROM process p JOIN node n ON n.id = p.node_id
         WHERE p.node_id = ANY(%s) AND p.state IN ('created', 'waiting', 'running') ORDER BY n.id
         """,
@@ -356,7 +456,7 @@ def count_unfinished(cursor: Any, campaign_id: int) -> int:
     cursor.execute(
         """
         SELECT count(*) FROM process
-        WHERE campaign_id = %s AND state IN ('created', 'waiting', 'running') AND NOT paused
+        WHERE queue_id = %s AND state IN ('created', 'waiting', 'running') AND NOT paused
         """,
         (campaign_id,),
     )
@@ -368,7 +468,7 @@ def count_paused(cursor: Any, campaign_id: int) -> dict[str, int]:
     cursor.execute(
         """
         SELECT coalesce(exit_message, ''), count(*) FROM process
-        WHERE campaign_id = %s AND paused AND state IN ('created', 'waiting', 'running') GROUP BY 1 ORDER BY 1
+        WHERE queue_id = %s AND paused AND state IN ('created', 'waiting', 'running') GROUP BY 1 ORDER BY 1
         """,
         (campaign_id,),
     )
@@ -398,14 +498,14 @@ def pause(cursor: Any, ids: Collection[int], reason: str) -> None:
     )
 
 
-def release(cursor: Any, worker_id: int, campaign_id: int) -> int:
-    """Give back what this worker has not ended of a campaign, so that whoever comes next takes it over."""
+def release(cursor: Any, worker_id: int, queue_id: int) -> int:
+    """Give back the calculations of a campaign or queue that this worker has not ended."""
     cursor.execute(
         """
         UPDATE process SET worker_id = NULL, state = 'created'
-        WHERE worker_id = %s AND campaign_id = %s AND state IN ('created', 'waiting', 'running')
+        WHERE worker_id = %s AND queue_id = %s AND NOT workflow AND state IN ('created', 'waiting', 'running')
         """,
-        (worker_id, campaign_id),
+        (worker_id, queue_id),
     )
     return int(cursor.rowcount)
 
@@ -473,8 +573,9 @@ def retry_failed(cursor: Any, campaign_id: int, exit_statuses: Collection[int] |
     )
     cursor.execute(
         """
-        INSERT INTO process (node_id, state, attempt, campaign_id, ordinal, key, label)
-        SELECT new_id, 'created', 0, campaign_id, ordinal, new_key, label
+        INSERT INTO process
+            (node_id, state, attempt, campaign_id, queue_id, ordinal, key, label, workflow, ready)
+        SELECT new_id, 'created', 0, campaign_id, campaign_id, ordinal, new_key, label, workflow, workflow
         FROM unnest(%s::bigint[], %s::bigint[], %s::bytea[]) AS pair (new_id, old_id, new_key)
         JOIN process ON node_id = old_id
         """,

@@ -126,6 +126,7 @@ def _record(
             status.state,
             status.attempt,
             profile.worker_id if submit else None,
+            queue_id=campaign_id,
         )
         source = sources.get(call.key)
         if source is not None:
