@@ -11,21 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from grange.core import group
 from grange.core import process as rows
-from grange.core.calcjob import CalcJob
-from grange.core.calls import Calls, Fixed
+from grange.core.calls import Calls
 from grange.core.engine import CampaignRun, Progress
 from grange.core.errors import CampaignBusy, InputInvalid, NameExists, NotFound
 from grange.core.executors import checked_name, computer_id_of, open_executor
 from grange.core.frame import lazy_results, results
-from grange.core.function_recipe import FunctionRecipe
 from grange.core.job_recipe import JobRecipe
 from grange.core.json_value import checked_text
 from grange.core.profile import Profile
 from grange.core.progress_bar import progress_bar
-from grange.core.recipe import Recipe
 from grange.core.recording import record_calls
 from grange.core.resources import checked_resources
-from grange.core.shell_job import CODE, ShellJob, ShellRecipe
+from grange.core.runnable import Runnable, calls_of
 from grange.core.transition import State
 from grange.core.worker import lock_campaign, unlock_campaign
 from grange.farm.executor import Executor
@@ -38,8 +35,6 @@ if TYPE_CHECKING:
 CAMPAIGN_TYPE = "campaign"
 #: The extra of such a group that says on which computer it is run.
 EXECUTOR_EXTRA = "executor"
-
-Runnable = Callable[..., object] | type[CalcJob] | ShellJob
 
 
 class CampaignInterrupted(KeyboardInterrupt):
@@ -104,18 +99,13 @@ class Campaign:
         Errors: InputInvalid, which names port, place, value and what was expected;
         FunctionNotShippable.
         """
-        recipe = recipe_of(runnable)
-        implied: dict[str, object] = {}
-        if isinstance(recipe, ShellRecipe):
-            implied |= recipe.implied()
-            if recipe.code_name:
-                implied[CODE] = self.profile.load_code(recipe.code_name)
-        if isinstance(recipe, JobRecipe):  # a job's defaults are inputs like others
-            implied |= {
-                name: Fixed(value) for name, value in recipe.ports.defaults().items() if value is not None
-            }
-        calls = Calls(
-            recipe, {**implied, **(inputs or {}), **more}, product=product, resources=resources, cache=cache
+        calls = calls_of(
+            self.profile,
+            runnable,
+            {**(inputs or {}), **more},
+            product=product,
+            resources=resources,
+            cache=cache,
         )
         calls.set_labels(labels)
         calls.offset = sum(map(len, self._maps))
@@ -325,17 +315,6 @@ def _made(cursor: Any, name: str, user_id: int, description: str) -> int:
     except NameExists:  # a script that was started at the same moment was quicker
         made = group.load(cursor, name, CAMPAIGN_TYPE)
     return made.id
-
-
-def recipe_of(runnable: Runnable) -> Recipe:
-    """The recipe of what is to be run."""
-    if isinstance(runnable, ShellJob):
-        return ShellRecipe(runnable)
-    if isinstance(runnable, type) and issubclass(runnable, CalcJob):
-        return JobRecipe(runnable)
-    if isinstance(runnable, type) or not callable(runnable):
-        raise InputInvalid("map", runnable, "a function, a CalcJob class or a ShellJob")
-    return FunctionRecipe.of(runnable)
 
 
 @contextmanager

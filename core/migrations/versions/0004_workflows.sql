@@ -26,8 +26,10 @@ CREATE INDEX process_to_kill ON process (queue_id) WHERE to_kill AND state IN ('
 -- A call of a workflow is made once, whoever tries again.
 CREATE UNIQUE INDEX process_call ON process (parent_id, sequence) WHERE parent_id IS NOT NULL;
 -- What workers look for: workflows that nobody has, and their own that are ready.
-CREATE INDEX process_ready ON process (node_id) WHERE ready AND worker_id IS NULL AND NOT paused;
-CREATE INDEX process_owned ON process (worker_id, ready) WHERE workflow AND worker_id IS NOT NULL;
+CREATE INDEX process_ready ON process (node_id) WHERE ready AND worker_id IS NULL AND NOT paused
+    AND state IN ('created', 'waiting', 'running');
+CREATE INDEX process_owned ON process (worker_id, ready) WHERE workflow AND worker_id IS NOT NULL
+    AND state IN ('created', 'waiting', 'running');
 -- Calculations that wait for an equal one to end.
 CREATE INDEX process_follows ON process (cached_from)
     WHERE cached_from IS NOT NULL AND state IN ('created', 'waiting', 'running');
@@ -74,6 +76,15 @@ CREATE TABLE event (
 );
 CREATE INDEX event_process ON event (process_id, id);
 CREATE INDEX event_time ON event USING brin (time);
+
+-- What code of a workflow has seen that is no result of a call, from 1: which of its calls had ended, or that it
+-- was paused here. Going on from the record, it sees the same again.
+CREATE TABLE decision (
+    process_id bigint NOT NULL,
+    number integer NOT NULL,
+    value jsonb NOT NULL,
+    PRIMARY KEY (process_id, number)
+);
 
 -- number: of a workflow's own reports, from 1, so that going on from the record repeats none.
 ALTER TABLE log ADD COLUMN number integer;

@@ -1,0 +1,76 @@
+"""What can be run: which recipe a function, a class or a job has, and the calls that are made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from grange.core.calcjob import CalcJob
+from grange.core.calls import Calls, Fixed
+from grange.core.errors import InputInvalid
+from grange.core.function_recipe import FunctionRecipe
+from grange.core.job_recipe import JobRecipe
+from grange.core.recipe import Recipe
+from grange.core.shell_job import CODE, ShellJob, ShellRecipe
+from grange.farm.task import Resources
+
+if TYPE_CHECKING:
+    from grange.core.profile import Profile
+    from grange.core.workflow_recipe import WorkflowRecipe
+
+Runnable = Callable[..., object] | type[CalcJob] | ShellJob
+
+#: What workflow functions and WorkChain classes have: their WorkflowRecipe, or a function that gives it.
+RECIPE_ATTRIBUTE = "__grange_recipe__"
+
+
+def recipe_of(runnable: Runnable) -> Recipe:
+    """The recipe of what the farm is to run. Errors: InputInvalid, FunctionNotShippable."""
+    if isinstance(runnable, ShellJob):
+        return ShellRecipe(runnable)
+    if isinstance(runnable, type) and issubclass(runnable, CalcJob):
+        return JobRecipe(runnable)
+    if isinstance(runnable, type) or not callable(runnable):
+        raise InputInvalid("map", runnable, "a function, a CalcJob class or a ShellJob")
+    return FunctionRecipe.of(runnable)
+
+
+def workflow_recipe_of(runnable: object) -> WorkflowRecipe | None:
+    """The recipe of a workflow function or a WorkChain class; None for what the farm runs."""
+    found: Any = getattr(runnable, RECIPE_ATTRIBUTE, None)
+    return cast("WorkflowRecipe | None", found() if callable(found) else found)
+
+
+def calls_of(
+    profile: Profile,
+    runnable: Runnable,
+    inputs: Mapping[str, object],
+    *,
+    product: bool = False,
+    one: bool = False,
+    resources: Resources = Resources(),  # noqa: B008 – frozen
+    cache: bool = True,
+) -> Calls:
+    """The calls of what the farm is to run, checked.
+
+    inputs: columns that are gone through, as Campaign.map takes them; where one is true, one value each.
+    Errors: InputInvalid; NotFound for a code that is not there; FunctionNotShippable.
+    """
+    recipe = recipe_of(runnable)
+    implied: dict[str, object] = {}
+    if isinstance(recipe, ShellRecipe):
+        implied |= recipe.implied()
+        if recipe.code_name:
+            implied[CODE] = profile.load_code(recipe.code_name)
+    if isinstance(recipe, JobRecipe):  # a job's defaults are inputs like others
+        implied |= {
+            name: Fixed(value) for name, value in recipe.ports.defaults().items() if value is not None
+        }
+    given = {**implied, **inputs}
+    if one:
+        given = {
+            name: value if isinstance(value, Fixed) else Fixed(value)
+            for name, value in given.items()
+            if value is not None
+        }
+    return Calls(recipe, given, product=product, resources=resources, cache=cache)

@@ -1,0 +1,50 @@
+"""Wake-ups: news from other processes of the installation, by PostgreSQL's LISTEN and NOTIFY.
+
+News only hasten: whoever waits looks by itself now and then, too.
+"""
+
+from __future__ import annotations
+
+import select
+
+import psycopg2
+
+from grange.core.database import Connection
+from grange.core.profile import Profile
+
+CHANNEL = "grange"
+
+
+class Wakeups:
+    """Listens on the connection of a profile; used by one thread.
+
+    The connection may be lost and made again: then everything counts as news.
+    """
+
+    def __init__(self, profile: Profile) -> None:
+        self._profile = profile
+        self._listening: Connection | None = None
+
+    def wait(self, timeout_s: float) -> set[str] | None:
+        """The news since the last call; waits up to timeout_s seconds for the first of them.
+
+        None: nobody knows what was missed, because it has just begun to listen. Errors: DatabaseUnavailable.
+        """
+        connection = self._profile.connection
+        if connection is not self._listening:
+            with self._profile.transaction() as cursor:
+                cursor.execute(f"LISTEN {CHANNEL}")
+            self._listening = connection
+            connection.notifies.clear()
+            return None
+        if not connection.notifies and timeout_s > 0:
+            select.select([connection.fileno()], [], [], timeout_s)
+        with connection.turn:
+            try:
+                connection.poll()
+            except psycopg2.Error:  # lost: the next call listens anew
+                self._listening = None
+                return None
+            news = {notice.payload for notice in connection.notifies}
+            connection.notifies.clear()
+        return news
