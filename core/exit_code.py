@@ -10,10 +10,13 @@ class ExitCode:
     """A known way to fail: a number above 0, and what it means.
 
     The message may have {places} that are filled when it happens: `ERROR.format(energy=e)`.
+    invalidates_cache: equal calculations do not believe one that failed so: they are run. Without it they
+    fail at once in the same way, as in AiiDA.
     """
 
     status: int
     message: str
+    invalidates_cache: bool = False
 
     def __post_init__(self) -> None:
         if type(self.status) is not int or not 0 < self.status < 1 << 31:

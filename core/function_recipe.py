@@ -88,7 +88,8 @@ class FunctionRecipe:
             kept["retrieved"] = Folder.of_keys(result.files)
         if result.outcome == "finished":
             if result.return_code:
-                return Conclusion(State.FINISHED, result.return_code, result.message, kept)
+                code = ExitCode(result.return_code, result.message, result.invalidates_cache)
+                return failed(code, outputs=kept)
             for name, typed in result.outputs.items():
                 if not is_label(name) or name in kept:
                     raise InputInvalid(f"{self.label}: name of an output", name, OUTPUT_NAME)

@@ -290,4 +290,5 @@ def _end(process: Opened, result: TaskResult, conclusion: Conclusion) -> End:
         cpu_s=result.cpu_s,
         peak_memory_mb=result.peak_memory_mb,
         host=result.host,
+        invalidates_cache=conclusion.invalidates_cache,
     )

@@ -29,6 +29,8 @@ class NewProcess:
 
     queue_id: the campaign or queue whose holder runs a calculation. parent_id, sequence, call_hash: of a call
     of a workflow. started_at, wall_s: of one that has been run already; seconds since the epoch, seconds.
+    use_cache: whether equal processes may answer it; valid_cache: whether it may answer equal ones once it
+    has finished.
     """
 
     node_id: int
@@ -50,6 +52,8 @@ class NewProcess:
     call_hash: bytes | None = None
     started_at: float | None = None
     wall_s: float | None = None
+    use_cache: bool = True
+    valid_cache: bool = True
 
 
 @dataclass(slots=True)
@@ -57,6 +61,7 @@ class End:
     """What became of an attempt of a process. Units: seconds since the epoch, seconds, mebibytes.
 
     parent_id: the workflow that called it, where that is known: its row is then locked first.
+    invalidates_cache: it must not answer equal processes, though it has finished.
     """
 
     node_id: int
@@ -70,6 +75,7 @@ class End:
     peak_memory_mb: float | None
     host: str | None
     parent_id: int | None = None
+    invalidates_cache: bool = False
 
     @classmethod
     def killed(cls, node_id: int, attempt: int, message: str) -> End:
@@ -126,6 +132,8 @@ COLUMNS = (
     "wall_s",
     "started_at",
     "finished_at",
+    "use_cache",
+    "valid_cache",
 )
 
 
@@ -155,6 +163,8 @@ def insert(cursor: Any, processes: Iterable[NewProcess]) -> None:
                 "\\N" if new.wall_s is None else f"{new.wall_s:.6g}",
                 "\\N" if new.started_at is None else _moment(new.started_at),
                 "\\N" if new.state not in ENDED else _ended(new),
+                "t" if new.use_cache else "f",
+                "t" if new.valid_cache else "f",
             )
             yield "\t".join(row) + "\n"
 
@@ -197,10 +207,12 @@ def end(cursor: Any, ends: Sequence[End]) -> set[int]:
         SET state = e.state::process_state, exit_status = e.exit_status, exit_message = e.message,
             started_at = to_timestamp(e.started_at),
             finished_at = coalesce(to_timestamp(e.started_at + e.wall_s), now()),
-            wall_s = e.wall_s, cpu_s = e.cpu_s, peak_memory_mb = e.peak_memory_mb, host = e.host
+            wall_s = e.wall_s, cpu_s = e.cpu_s, peak_memory_mb = e.peak_memory_mb, host = e.host,
+            valid_cache = p.valid_cache AND NOT e.invalidates
         FROM unnest(%s::bigint[], %s::int[], %s::text[], %s::int[], %s::text[], %s::float8[], %s::float8[],
-                    %s::float8[], %s::float8[], %s::text[])
-             AS e (id, attempt, state, exit_status, message, started_at, wall_s, cpu_s, peak_memory_mb, host)
+                    %s::float8[], %s::float8[], %s::text[], %s::bool[])
+             AS e (id, attempt, state, exit_status, message, started_at, wall_s, cpu_s, peak_memory_mb, host,
+                   invalidates)
         WHERE p.node_id = e.id AND p.attempt = e.attempt AND p.state IN ('created', 'waiting', 'running')
         RETURNING p.node_id, p.parent_id, p.campaign_id
         """,
@@ -215,6 +227,7 @@ def end(cursor: Any, ends: Sequence[End]) -> set[int]:
             [e.cpu_s for e in ends],
             [e.peak_memory_mb for e in ends],
             [e.host for e in ends],
+            [e.invalidates_cache for e in ends],
         ),
     )
     ended = cursor.fetchall()

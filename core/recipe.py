@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from grange.core.exit_code import ExitCode
+from grange.core.exit_status import FIRST_OWN
 from grange.core.node import Data, ProcessNode
 from grange.core.output_files import OutputFiles
 from grange.core.port import Ports
@@ -32,6 +33,8 @@ class Conclusion:
     exit_status: int | None
     message: str
     outputs: Mapping[str, Data] = field(default_factory=dict)
+    #: whether equal processes are not to be answered by this one
+    invalidates_cache: bool = False
 
     def event(self, attempt: int) -> Event:
         """What happened to the process in this attempt."""
@@ -73,7 +76,16 @@ class Recipe(Protocol):
 def failed(code: ExitCode, detail: str = "", outputs: Mapping[str, Data] | None = None) -> Conclusion:
     """The conclusion for a known way to fail; detail, where there is one, says it better."""
     message = f"{code.message}: {detail}" if detail else code.message
-    return Conclusion(State.FINISHED, code.status, message, outputs or {})
+    return Conclusion(State.FINISHED, code.status, message, outputs or {}, invalidates_cache(code))
+
+
+def invalidates_cache(code: ExitCode) -> bool:
+    """Whether a calculation that failed so is no answer to equal ones.
+
+    The numbers below FIRST_OWN tell of this one run (its memory, its node, its scheduler): an equal one may
+    well succeed. What a class or function declares is believed, unless it says otherwise.
+    """
+    return code.invalidates_cache or code.status < FIRST_OWN
 
 
 def succeeded(outputs: Mapping[str, Data]) -> Conclusion:

@@ -43,7 +43,8 @@ class TaskResult:
 
     outputs: for functions, name → typed value (docs/design.md, "Typed values"); a function's single
     return value is named "result". files: path → key of its content; the bytes are in the pack of
-    this result or in an earlier one of the same repository.
+    this result or in an earlier one of the same repository. invalidates_cache: of the exit code that a
+    function returned.
     Units: seconds since the epoch (started_at), seconds (wall_s, cpu_s), mebibytes (peak_memory_mb).
     """
 
@@ -60,6 +61,7 @@ class TaskResult:
     cpu_s: float
     peak_memory_mb: float
     host: str
+    invalidates_cache: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2412,6 +2412,8 @@ class Functions:
                 if not 0 <= status <= LARGEST_STATUS:
                     raise NotRecordable("an exit status is at most %d" % LARGEST_STATUS, "the exit code")
                 result["return_code"], result["message"] = int(status), clean_text(message)
+                if getattr(value, "invalidates_cache", False):
+                    result["invalidates_cache"] = True
                 return
         result["outputs"] = self._encoder.outputs(value)
 

@@ -9,6 +9,10 @@ ALTER TABLE process ADD COLUMN workflow boolean NOT NULL DEFAULT false;
 ALTER TABLE process ADD COLUMN parent_id bigint;
 ALTER TABLE process ADD COLUMN sequence integer;
 ALTER TABLE process ADD COLUMN call_hash bytea;
+-- use_cache: equal processes may answer it; while it is open and cached_from is set, it waits for that one to end.
+-- valid_cache: when it has finished, it may answer equal ones.
+ALTER TABLE process ADD COLUMN use_cache boolean NOT NULL DEFAULT true;
+ALTER TABLE process ADD COLUMN valid_cache boolean NOT NULL DEFAULT true;
 -- Of workflows. ready: a worker has something to do for it. open_children: how many of its calls have not ended;
 -- at wake_at of them it becomes ready. awaits: a child without whose end there is nothing to do.
 ALTER TABLE process ADD COLUMN ready boolean NOT NULL DEFAULT false;
@@ -17,6 +21,7 @@ ALTER TABLE process ADD COLUMN wake_at integer NOT NULL DEFAULT 0;
 ALTER TABLE process ADD COLUMN awaits bigint;
 
 UPDATE process SET queue_id = campaign_id WHERE state IN ('created', 'waiting', 'running');
+UPDATE process SET valid_cache = false WHERE exit_status <> 0;
 
 DROP INDEX process_unfinished;
 DROP INDEX process_to_kill;
@@ -30,8 +35,8 @@ CREATE INDEX process_ready ON process (node_id) WHERE ready AND worker_id IS NUL
     AND state IN ('created', 'waiting', 'running');
 CREATE INDEX process_owned ON process (worker_id, ready) WHERE workflow AND worker_id IS NOT NULL
     AND state IN ('created', 'waiting', 'running');
--- Calculations that wait for an equal one to end.
-CREATE INDEX process_follows ON process (cached_from)
+-- Calculations that wait for an equal one to end: whoever holds their queue looks after them.
+CREATE INDEX process_follows ON process (queue_id, cached_from)
     WHERE cached_from IS NOT NULL AND state IN ('created', 'waiting', 'running');
 CREATE INDEX process_failed ON process (node_id) WHERE superseded_by IS NULL
     AND (state IN ('excepted', 'killed') OR state = 'finished' AND exit_status <> 0);
