@@ -32,7 +32,9 @@ class CalcJob:
 
     prepare() turns plain input values into the command; parse() turns the files that it left into
     outputs, or into one of the class's exit codes. Both see the inputs as self.inputs too. parse() is
-    called when the program returned 0, and, where parse_failed is true, for every return code.
+    called when the program returned 0, and, where parse_failed is true, for every return code, and when a
+    limit, a monitor or a signal ended the program: files.ended_by is the exit code for that then, which stays
+    that of the process unless parse() returns another one.
     version: change it when results change although the source does not.
     """
 

@@ -10,7 +10,7 @@ from grange.core.data.convert import from_typed, to_data
 from grange.core.data.folder import Folder
 from grange.core.errors import InputInvalid
 from grange.core.exit_code import ExitCode
-from grange.core.exit_status import OF_OUTCOME, PROGRAM_MISSING
+from grange.core.exit_status import OF_OUTCOME, PROGRAM_MISSING, exit_code_of
 from grange.core.fingerprint import fingerprint
 from grange.core.link import is_label
 from grange.core.node import CalcFunctionNode, Data, ProcessNode
@@ -98,7 +98,9 @@ class FunctionRecipe:
         if result.outcome == "cancelled":
             return Conclusion(State.KILLED, None, result.message, kept)
         if result.outcome in OF_OUTCOME:
-            code = FUNCTION_MISSING if result.outcome == "program_missing" else OF_OUTCOME[result.outcome]
+            code = exit_code_of(result.outcome, bool(result.files))
+            if code is PROGRAM_MISSING:
+                code = FUNCTION_MISSING
             return failed(code, result.message, kept)
         return Conclusion(State.EXCEPTED, None, result.message, kept)
 

@@ -14,7 +14,7 @@ from grange.core import process as rows
 from grange.core.data.folder import Folder
 from grange.core.delivered import believed, without_contents
 from grange.core.errors import GrangeError, InputInvalid, LinkInvalid
-from grange.core.exit_status import OUTPUT_INVALID, OUTPUT_NOT_RETRIEVED
+from grange.core.exit_status import OUTPUT_INVALID, exit_code_of
 from grange.core.graph import store
 from grange.core.link import Link, LinkType
 from grange.core.node import Data, NodeRef
@@ -269,7 +269,8 @@ def _complete(result: TaskResult, conclusion: Conclusion, missing: Collection[Ke
     kept: dict[str, Data] = {"retrieved": Folder.of_keys(files)} if files else {}
     paths = sorted(path for path, key in result.files.items() if key in lost)
     shown = ", ".join(paths[:3]) or f"{len(lost)} contents"
-    return failed(OUTPUT_NOT_RETRIEVED, f"{shown}: not in the store any more; retry the calculation", kept)
+    code = exit_code_of("retrieve_failed", bool(files))
+    return failed(code, f"{shown}: not in the store any more; retry the calculation", kept)
 
 
 def _refused(result: TaskResult, reason: str) -> Conclusion:

@@ -14,13 +14,21 @@ from grange.core.data.code_value import CodeValue
 from grange.core.data.convert import to_data
 from grange.core.data.folder import Folder
 from grange.core.data.singlefile import FileValue
-from grange.core.errors import GrangeError, InputInvalid
+from grange.core.errors import GrangeError, InputInvalid, InputMissing
 from grange.core.exit_code import ExitCode
-from grange.core.exit_status import NON_ZERO_EXIT, OF_OUTCOME, OUTPUT_INVALID, OUTPUT_NOT_PARSED
+from grange.core.exit_status import (
+    NON_ZERO_EXIT,
+    OUTPUT_INVALID,
+    OUTPUT_MISSING,
+    OUTPUT_NOT_PARSED,
+    RAN,
+    STOPPED_BY_MONITOR,
+    exit_code_of,
+)
 from grange.core.fingerprint import fingerprint
 from grange.core.node import CalcJobNode, Data, ProcessNode
 from grange.core.output_files import OutputFiles
-from grange.core.port import Ports, checked_name, ports_of_class
+from grange.core.port import Ports, checked_name, port_of, ports_of_class
 from grange.core.recipe import Conclusion, Draft, failed, succeeded
 from grange.core.transition import State
 from grange.farm.function import ship
@@ -125,27 +133,57 @@ class JobRecipe:
         kept: dict[str, Data] = {RETRIEVED: Folder.of_keys(result.files)} if result.files else {}
         if result.outcome == "cancelled":
             return Conclusion(State.KILLED, None, result.message, kept)
+        found = None
         if result.outcome != "finished":
-            return failed(OF_OUTCOME[result.outcome], result.message, kept)
-        if result.return_code and not self.job_class.parse_failed:
-            return failed(NON_ZERO_EXIT, f"{result.return_code}{_last_words(files)}", kept)
+            files.ended_by = exit_code_of(result.outcome, bool(result.files))
+            found = failed(files.ended_by, result.message, kept)
+            if not self.job_class.parse_failed or result.outcome not in RAN:
+                return found
+        elif result.return_code:
+            found = failed(NON_ZERO_EXIT, f"{result.return_code}{_last_words(files)}", kept)
+            if not self.job_class.parse_failed:
+                return found
+        return self._parsed(values, files, kept, found)
+
+    def _parsed(
+        self,
+        values: Mapping[str, object],
+        files: OutputFiles,
+        kept: Mapping[str, Data],
+        found: Conclusion | None,
+    ) -> Conclusion:
+        """What parse() makes of it.
+
+        found: what it comes to where parse() has nothing to say, of a program that failed. Where something
+        ended the program (files.ended_by), outputs do not make it a success, and what parse() cannot do is
+        no news; a monitor knows best why it stopped it.
+        """
         try:
             parsed = self.parsed(values, files)
         except (Exception, SystemExit) as error:  # the user's parser: what it raises is a result, never ours
-            return failed(OUTPUT_NOT_PARSED, f"parse() raised {type(error).__name__}: {error}", kept)
+            said = f"parse() raised {type(error).__name__}: {error}"
+            return _adding(found, said) if found and files.ended_by else failed(OUTPUT_NOT_PARSED, said, kept)
         if isinstance(parsed, ExitCode):
+            if found is not None and files.ended_by is STOPPED_BY_MONITOR:
+                return found
             return failed(parsed, "", kept)
-        if parsed is None and result.return_code:
-            return failed(NON_ZERO_EXIT, f"{result.return_code}{_last_words(files)}", kept)
+        if parsed is None and found is not None:
+            return found
         try:
-            return succeeded({**kept, **self._outputs({} if parsed is None else parsed)})
+            outputs = self._outputs({} if parsed is None else parsed, required=files.ended_by is None)
         except GrangeError as error:
-            return failed(OUTPUT_INVALID, str(error), kept)
+            if found is not None and files.ended_by is not None:
+                return _adding(found, str(error))
+            code = OUTPUT_MISSING if isinstance(error, InputMissing) else OUTPUT_INVALID
+            return failed(code, str(error), kept)
+        if found is not None and files.ended_by is not None:
+            return replace(found, outputs={**kept, **outputs})
+        return succeeded({**kept, **outputs})
 
-    def _outputs(self, parsed: object) -> dict[str, Data]:
-        """What parse() gave, as data by name.
+    def _outputs(self, parsed: object, *, required: bool) -> dict[str, Data]:
+        """What parse() gave, as data by name. required: whether all has to be there that was promised.
 
-        Errors: InputInvalid for what was not promised, or is no data of its own.
+        Errors: InputMissing; InputInvalid for what was not promised, or is no data of its own.
         """
         where = f"{self.label}: parse()"
         if not isinstance(parsed, Mapping):
@@ -156,7 +194,10 @@ class JobRecipe:
                     where, name, f"names of outputs (texts; {RETRIEVED!r} is the folder of all files)"
                 )
         if self.promised:
-            self.promised.require(parsed, where)
+            if required:
+                self.promised.require(parsed, where)
+            for name in parsed:
+                port_of(self.promised, name, where)
         outputs: dict[str, Data] = {}
         for name, value in parsed.items():
             if value is None:
@@ -201,6 +242,10 @@ def new_data(
             where, value, "data that is made here: give its plain value, or a node that is not stored yet"
         )
     return to_data(value, where, annotation)
+
+
+def _adding(found: Conclusion, said: str) -> Conclusion:
+    return replace(found, message=f"{found.message}; {said}")
 
 
 def _last_words(files: OutputFiles) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
+from grange.core.exit_code import ExitCode
 from grange.repository.index import BlobLocation
 from grange.repository.key import Key
 
@@ -14,10 +15,13 @@ Reader = Callable[[Sequence[Key]], list[bytes]]
 class OutputFiles(Mapping[str, bytes]):
     """Path → content, read when asked for; what the engine has read ahead costs nothing.
 
-    return_code: what the program ended with. places: where contents lie, as far as that is known.
+    return_code: what the program ended with. ended_by: what ended it before it was done, as exit_status has
+    it (a limit, a monitor, a signal); None where it ended by itself. places: where contents lie, as far as
+    that is known.
     """
 
-    __slots__ = ("_ahead", "_keys", "_places", "_read", "return_code")
+    __slots__ = ("_ahead", "_keys", "_places", "_read", "ended_by", "return_code")
+    ended_by: ExitCode | None
 
     def __init__(
         self,
@@ -32,6 +36,7 @@ class OutputFiles(Mapping[str, bytes]):
         self._ahead = ahead
         self._places = places
         self.return_code = return_code
+        self.ended_by = None
 
     def __getitem__(self, path: str) -> bytes:
         try:

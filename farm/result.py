@@ -17,6 +17,10 @@ from grange.repository.key import Key
 #: input_missing       an input file could not be made
 #: walltime_exceeded   ended by us at its walltime
 #: memory_exceeded     ended by us at its memory limit
+#: stopped             ended by us because a monitor wanted that; message is what the monitor said
+#: node_lost           the node was lost with all that ran on it, every time that this was tried
+#: account_refused     the scheduler takes no jobs for the account that was named
+#: stash_failed        the program ran, but files could not be put where they were to stay
 #: crashed             the interpreter or program died of a signal that we did not send
 #: cancelled           ended by us because it was asked
 #: retrieve_failed     the program ran, but its output could not be read or kept
@@ -30,6 +34,10 @@ Outcome = Literal[
     "input_missing",
     "walltime_exceeded",
     "memory_exceeded",
+    "stopped",
+    "node_lost",
+    "account_refused",
+    "stash_failed",
     "crashed",
     "cancelled",
     "retrieve_failed",

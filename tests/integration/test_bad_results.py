@@ -80,7 +80,7 @@ def test_a_node_that_all_calls_give_is_the_output_of_one(profile: Profile) -> No
     campaign.map(Shared, n=range(6))
     campaign.run(progress=False)
     frame = campaign.results()
-    assert sorted(frame["exit_status"]) == [0] + [174] * 5
+    assert sorted(frame["exit_status"]) == [0] + [10] * 5
     assert frame["exit_message"].dropna().str.contains("data that is made here").sum() == 5
     with profile.transaction() as cursor:
         cursor.execute("SELECT count(*) FROM link JOIN node ON id = target_id WHERE link.label = 'five'")
