@@ -61,6 +61,10 @@ Json = Dict[str, Any]
 
 ANSWER = "grange-answer: "
 HERE = os.path.dirname(os.path.abspath(__file__))
+#: So often a scheduler has to refuse an account: one that has just been started may not know any yet.
+ACCOUNT_REFUSALS = 3
+#: What it says then.
+ACCOUNT_WORDS = re.compile(r"invalid account|account.*(?:not valid|does not exist|invalid)", re.IGNORECASE)
 #: How often what the scheduler says is looked at while waiting for news. Seconds.
 CHECK_S = 2.0
 #: How often the folders of marks are looked at. Seconds.
@@ -101,6 +105,10 @@ START = (
 
 class Refused(Exception):
     """What was asked for cannot be done; the text says why."""
+
+
+class AccountRefused(Refused):
+    """The scheduler takes no jobs for the account."""
 
 
 def runner_command(kind: str, python: str) -> List[str]:
@@ -371,7 +379,11 @@ def _advance_job(job: Job, dispatcher: Dispatcher) -> List[str]:
     now = time.time()
     ready = [chunk for chunk in job.waiting() if job.later.get(chunk, 0.0) <= now and job.is_open(chunk)]
     if ready:
-        entry = dispatcher.hand_over(job, ready)
+        try:
+            entry = dispatcher.hand_over(job, ready)
+        except AccountRefused as problem:
+            entry, changed = None, True
+            _refuse(job, ready, problem)
         if entry is not None:
             job.handed.append(entry)
             changed = True
@@ -384,6 +396,18 @@ def _advance_job(job: Job, dispatcher: Dispatcher) -> List[str]:
         dispatcher.forget(job)
         unlink(job.path)
     return said
+
+
+def _refuse(job: Job, chunks: List[str], problem: AccountRefused) -> None:
+    """Say of chunks that their account was refused, if it was often enough. Errors: the problem, if not."""
+    job.losses["account"] = job.losses.get("account", 0) + 1
+    if job.losses["account"] < ACCOUNT_REFUSALS:
+        job.save()
+        raise problem
+    for chunk in chunks:
+        for twin in job.twins(chunk):
+            settle(twin, "account_refused", str(problem))
+        end_mark(job, chunk)
 
 
 def end_mark(job: Job, chunk: str) -> None:
@@ -807,7 +831,8 @@ class SlurmJobs(Dispatcher):
                 if not (code and excluded):
                     break
             if code:
-                raise Refused("sbatch: %s" % (err or out).strip()[-500:])
+                said = (err or out).strip()[-500:]
+                raise (AccountRefused if ACCOUNT_WORDS.search(said) else Refused)("sbatch: %s" % said)
             return {"id": out.strip().split(";")[0], "script": script, "chunks": chunks, "at": time.time()}
 
     def excluded(self, job: Job, chunks: List[str]) -> Set[str]:

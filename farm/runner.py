@@ -2822,6 +2822,10 @@ def blame(chunk: Chunk, worker: Any, control: Control, death: Optional[int], dir
         result["outcome"], result["message"] = "cancelled", "cancelled while it ran"
     elif direct and death is not None:
         worker.crashed(result, death)
+    elif tries >= DEATHS and death is None and os.environ.get("GRANGE_WORK"):
+        # Not even its supervisor has lived to bury it.
+        result["outcome"] = "node_lost"
+        result["message"] = "the node, or the job on it, was lost %d times while this task ran" % tries
     elif tries >= DEATHS:
         result["message"] = "the runner died %d times while this task ran" % tries
     else:

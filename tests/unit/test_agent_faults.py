@@ -127,6 +127,39 @@ def test_what_was_done_beside_a_chunk_is_not_said_to_have_crashed(run: Path) -> 
     }
 
 
+@pytest.mark.parametrize(
+    ("said", "outcomes"),
+    [
+        ("Batch job submission failed: Invalid account or account/partition combination specified", True),
+        ("Batch job submission failed: Invalid partition name specified", False),
+    ],
+)
+def test_a_refused_account_is_told_and_other_refusals_wait(
+    work: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, outcomes: bool
+) -> None:
+    """The programs of Slurm are stubs: one without an accounting database knows no account to refuse."""
+    for name, text in (("squeue", "exit 0"), ("sbatch", f"echo 'sbatch: error: {said}' >&2; exit 1")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    job_of(run, "chunk-000001", "chunk-000002", settings={**SETTINGS, "dispatcher": "slurm"})
+    for _ in range(agent.ACCOUNT_REFUSALS - 1):
+        with pytest.raises(agent.Refused, match=said[:20]):
+            agent.advance(str(run), str(work))
+    assert results(run) == []
+    if not outcomes:
+        for _ in range(3):
+            with pytest.raises(agent.Refused, match="partition"):
+                agent.advance(str(run), str(work))
+        assert results(run) == []
+        return
+    assert agent.advance(str(run), str(work)) == []
+    assert {result.outcome for result in results(run)} == {"account_refused"}
+    assert len(results(run)) == 6
+    assert "Invalid account" in results(run)[0].message
+    assert not (run / "jobs" / "job.json").exists()
+
+
 def test_how_a_runner_of_the_pool_ended_is_known_until_the_job_says_so(work: Path, run: Path) -> None:
     """Whoever reads it may be killed before it is written down."""
     job = job_of(run, "chunk-000001", handed=[{"id": 7, "chunks": ["chunk-000001"], "at": 0.0}])

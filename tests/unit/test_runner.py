@@ -13,7 +13,7 @@ import sys
 import time
 import zipfile
 from collections import OrderedDict, namedtuple
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +207,13 @@ def test_a_pack_whose_writing_failed_is_never_finished(tmp_path: Path) -> None:
 # Life, death, and what comes after
 
 
+def wait_until(condition: Callable[[], object], limit_s: float = 20.0) -> None:
+    until = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < until, "nothing came of it"
+        time.sleep(0.01)
+
+
 def told() -> tuple[list[tuple[int, bool, int, int]], Any]:
     calls: list[tuple[int, bool, int, int]] = []
     return calls, lambda *what: calls.append(what)
@@ -291,6 +298,38 @@ def test_a_task_that_kills_its_runner_is_found_out(tmp_path: Path) -> None:
     }
     assert outcomes["before"][0] == outcomes["after"][0] == "finished"
     assert outcomes["killer"] == ("crashed", "the runner died 3 times while this task ran")
+
+
+def test_a_task_during_which_its_node_is_lost_is_told_after_some_times(
+    tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The runner goes together with its supervisor, as with the node, and is started elsewhere."""
+    monkeypatch.setenv("GRANGE_WORK", str(tmp_path))
+    begun = tmp_path / "begun"
+    folder = chunk(
+        tmp_path,
+        CommandTask("lost", ("sh", "-c", f"echo x >> {begun}; exec sleep 300")),
+        CommandTask("after", ("/bin/true",)),
+    )
+    command = [sys.executable, "-I", "-S", runner.__file__, "run", str(folder)]
+    for count in range(1, runner.DEATHS + 1):
+        process = subprocess.Popen(command, start_new_session=True)
+        wait_until(lambda n=count: begun.exists() and begun.read_text().count("x") == n)  # type: ignore[misc]
+        # the supervisor first: it is not to see the end of its runner
+        below = runner.children_of(process.pid)
+        os.kill(process.pid, signal.SIGSTOP)
+        for pid in [*below, process.pid]:
+            os.kill(pid, signal.SIGKILL)
+        process.wait()
+        runner.kill_strays(str(folder))
+    subprocess.run(command, check=True, timeout=30)
+    outcomes = {
+        result.id: (result.outcome, result.message)
+        for path in folder.glob("result-*.zip")
+        for result in read_result_pack(path).results
+    }
+    lost = "the node, or the job on it, was lost 3 times while this task ran"
+    assert outcomes == {"lost": ("node_lost", lost), "after": ("finished", "")}
 
 
 def test_two_runners_of_one_chunk_take_turns(tmp_path: Path) -> None:
