@@ -69,27 +69,104 @@ CREATE TABLE profile_lock (
     locked_at timestamptz NOT NULL DEFAULT now()
 );
 
--- What happened to processes, in order: rows are only ever added.
+-- What happened to processes, in order: rows are only ever added, by the two triggers below and nobody else, and
+-- go when their process does. Of one process they lie in the order of their ids.
+-- follows: waits for an equal process to end; reused: answered by an equal one. started: when the runner began it,
+-- told with its end. waiting: of a workflow, for its calls. released: given back by who had it.
+CREATE TYPE event_kind AS ENUM ('created', 'submitted', 'follows', 'claimed', 'started', 'waiting', 'released',
+    'paused', 'played', 'kill_asked', 'finished', 'reused', 'excepted', 'killed', 'retried');
+-- detail: of paused, why; of an end that is no success, the exit status and message (200 characters); of follows and
+-- reused, which process; of retried, as which.
 CREATE TABLE event (
     id bigint GENERATED ALWAYS AS IDENTITY,
     process_id bigint NOT NULL,
-    time timestamptz NOT NULL DEFAULT clock_timestamp(),
-    kind text NOT NULL,
-    attempt smallint,
+    time timestamptz NOT NULL,
     worker_id integer,
+    attempt smallint NOT NULL,
+    kind event_kind NOT NULL,
     detail text
 );
 CREATE INDEX event_process ON event (process_id, id);
 CREATE INDEX event_time ON event USING brin (time);
 
--- What code of a workflow has seen that is no result of a call, from 1: which of its calls had ended, or that it
--- was paused here. Going on from the record, it sees the same again.
-CREATE TABLE decision (
-    process_id bigint NOT NULL,
-    number integer NOT NULL,
-    value jsonb NOT NULL,
-    PRIMARY KEY (process_id, number)
-);
+-- A process that has ended has its exit status and message; nothing where all went well.
+CREATE FUNCTION said_of_end(exit_status integer, exit_message text) RETURNS text LANGUAGE sql IMMUTABLE AS
+    $$ SELECT CASE WHEN exit_status = 0 THEN NULL
+                   ELSE nullif(concat_ws(': ', exit_status, left(exit_message, 200)), '') END $$;
+
+CREATE FUNCTION note_new_processes() RETURNS trigger LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
+BEGIN
+    INSERT INTO event (process_id, time, worker_id, attempt, kind, detail)
+    SELECT node_id, coalesce(finished_at, clock_timestamp()), worker_id, attempt,
+        (CASE WHEN cached_from IS NOT NULL THEN CASE WHEN finished_at IS NULL THEN 'follows' ELSE 'reused' END
+              WHEN finished_at IS NOT NULL THEN state::text
+              WHEN worker_id IS NULL THEN 'created' ELSE 'submitted' END)::event_kind,
+        CASE WHEN cached_from IS NOT NULL THEN cached_from::text ELSE said_of_end(exit_status, exit_message) END
+    FROM added;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER process_noted AFTER INSERT ON process REFERENCING NEW TABLE AS added
+    FOR EACH STATEMENT EXECUTE FUNCTION note_new_processes();
+
+-- One plan for a statement that changes one row and for one that changes thousands: both tables hold the same rows, so
+-- hashing is right for all, and a nested loop, planned for the first, would be quadratic for the others.
+CREATE FUNCTION note_changed_processes() RETURNS trigger LANGUAGE plpgsql
+    SET plan_cache_mode = force_generic_plan SET enable_nestloop = off AS $$
+BEGIN
+    INSERT INTO event (process_id, time, worker_id, attempt, kind, detail)
+    WITH changed AS MATERIALIZED (
+        SELECT n.*, coalesce(n.worker_id, o.worker_id) AS of_worker,
+            CASE WHEN n.paused AND NOT o.paused THEN 'paused'
+                 WHEN o.paused AND NOT n.paused THEN 'played'
+                 WHEN n.to_kill AND NOT o.to_kill THEN 'kill_asked'
+                 WHEN n.superseded_by IS NOT NULL AND o.superseded_by IS NULL THEN 'retried'
+            END AS told,
+            CASE WHEN n.finished_at IS NOT NULL THEN NULL
+                 WHEN n.worker_id IS NULL AND o.worker_id IS NOT NULL THEN 'released'
+                 WHEN n.worker_id IS DISTINCT FROM o.worker_id OR n.attempt <> o.attempt THEN 'claimed'
+                 WHEN n.cached_from IS NOT NULL AND o.cached_from IS NULL THEN 'follows'
+                 WHEN n.cached_from IS NULL AND o.cached_from IS NOT NULL THEN 'released'
+                 WHEN n.state = 'waiting' AND o.state <> 'waiting' THEN 'waiting'
+            END AS moved,
+            CASE WHEN n.started_at IS NOT NULL AND o.started_at IS NULL AND o.state <> 'running' THEN n.started_at
+                 WHEN n.state = 'running' AND o.state <> 'running' THEN clock_timestamp()
+            END AS began_at,
+            o.finished_at IS NULL AND n.finished_at IS NOT NULL AS ended
+        FROM after n JOIN before o USING (node_id)
+        WHERE (n.state, n.attempt, n.paused, n.to_kill) <> (o.state, o.attempt, o.paused, o.to_kill)
+           OR (n.worker_id, n.superseded_by, n.cached_from)
+              IS DISTINCT FROM (o.worker_id, o.superseded_by, o.cached_from))
+    SELECT node_id, clock_timestamp(), of_worker, attempt, told::event_kind,
+        CASE told WHEN 'paused' THEN left(exit_message, 200) WHEN 'retried' THEN superseded_by::text END
+    FROM changed WHERE told IS NOT NULL
+    UNION ALL
+    SELECT node_id, clock_timestamp(), of_worker, attempt, moved::event_kind,
+        CASE moved WHEN 'follows' THEN cached_from::text END
+    FROM changed WHERE moved IS NOT NULL
+    UNION ALL
+    SELECT node_id, began_at, of_worker, attempt, 'started', NULL FROM changed WHERE began_at IS NOT NULL
+    UNION ALL
+    SELECT node_id, finished_at, of_worker, attempt,
+        CASE WHEN cached_from IS NULL THEN state::text ELSE 'reused' END::event_kind,
+        CASE WHEN cached_from IS NULL THEN said_of_end(exit_status, exit_message) ELSE cached_from::text END
+    FROM changed WHERE ended;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER process_changes_noted AFTER UPDATE ON process REFERENCING OLD TABLE AS before NEW TABLE AS after
+    FOR EACH STATEMENT EXECUTE FUNCTION note_changed_processes();
+
+CREATE FUNCTION refuse_change_of_event() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'events are never changed' USING ERRCODE = 'check_violation', CONSTRAINT = 'event_immutable';
+END $$;
+CREATE TRIGGER event_immutable BEFORE UPDATE ON event FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_of_event();
+
+CREATE OR REPLACE FUNCTION delete_processes_of_nodes() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM process USING gone WHERE process.node_id = gone.id;
+    DELETE FROM event USING gone WHERE event.process_id = gone.id;
+    RETURN NULL;
+END $$;
 
 -- number: of a workflow's own reports, from 1, so that going on from the record repeats none.
 ALTER TABLE log ADD COLUMN number integer;
