@@ -68,7 +68,10 @@ class Profile:
         self._connection: Connection | None = None
         self._user_id: int | None = None
         self._worker_id: int | None = None
-        #: The campaigns that this profile's connection holds.
+        #: As what this process is known once it has a worker_id, and the daemon whose process it is.
+        self.role = worker.CLIENT
+        self.daemon_id: int | None = None
+        #: The campaigns and queues that this profile's connection holds.
         self.held: set[int] = set()
         self._repository: Repository | None = None
         #: How patient it is with an object store that does not answer, and who is told.
@@ -172,7 +175,7 @@ class Profile:
         connection = self.connection
         with connection.turn:
             if self._worker_id is None:
-                self._worker_id = worker.register_worker(connection)
+                self._worker_id = worker.register_worker(connection, self.role, self.daemon_id)
             return self._worker_id
 
     # ------------------------------------------------------------ nodes and groups

@@ -18,16 +18,22 @@ from grange.core.errors import CampaignBusy
 #: First keys of grange's advisory locks; the second key is the id of the row.
 WORKER_LOCK = 0x67_72_61_01
 CAMPAIGN_LOCK = 0x67_72_61_02
+#: Roles of workers: a script or command; a process of a daemon that runs workflows; what runs the
+#: calculations of a queue or campaign until it is told to end.
+CLIENT = "client"
+WORKER = "worker"
+DISPATCHER = "dispatcher"
 
 
-def register_worker(connection: Connection) -> int:
+def register_worker(connection: Connection, role: str = CLIENT, daemon_id: int | None = None) -> int:
     """Make this process a worker for as long as the connection lives; returns the worker's id.
 
     Commits: the row is seen by others only with its lock held.
     """
     with transaction(connection) as cursor:
         cursor.execute(
-            "INSERT INTO worker (host, pid) VALUES (%s, %s) RETURNING id", (socket.gethostname(), os.getpid())
+            "INSERT INTO worker (host, pid, role, daemon_id) VALUES (%s, %s, %s, %s) RETURNING id",
+            (socket.gethostname(), os.getpid(), role, daemon_id),
         )
         (worker_id,) = cursor.fetchone() or (0,)
         cursor.execute("SELECT pg_advisory_lock(%s, %s)", (WORKER_LOCK, worker_id))
