@@ -49,7 +49,8 @@ ALTER TABLE worker ADD COLUMN daemon_id integer;
 ALTER TABLE worker ADD COLUMN ended_at timestamptz;
 CREATE INDEX worker_alive ON worker (id) WHERE ended_at IS NULL;
 
--- A daemon: a supervisor on a host. It holds an advisory lock on the id for as long as it lives.
+-- A daemon: a supervisor on a host, for a home there. It holds an advisory lock on the id for as long as it lives.
+-- The wishes of people are columns: it looks at them.
 CREATE TABLE daemon (
     id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     host text NOT NULL,
@@ -58,8 +59,10 @@ CREATE TABLE daemon (
     workers_wanted integer NOT NULL CHECK (workers_wanted >= 0),
     started_at timestamptz NOT NULL DEFAULT now(),
     stop_asked_at timestamptz,
+    restart_asked_at timestamptz,
     stopped_at timestamptz
 );
+CREATE INDEX daemon_alive ON daemon (id) WHERE stopped_at IS NULL;
 
 -- While there is a row nobody works; at most one.
 CREATE TABLE profile_lock (
