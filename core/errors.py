@@ -12,6 +12,10 @@ GrangeError
 ├── ProfileInvalid        profile.toml or GRANGE_HOME cannot be used (fix the input)
 ├── DatabaseUnavailable   PostgreSQL could not be started or reached (mend, then again)
 ├── DatabaseOutdated      the tables are of another version (migrate)
+├── ProfileLocked         somebody maintains the profile (wait, or unlock)
+├── DaemonException       the daemon cannot do what it was asked (see its log)
+│   ├── DaemonNotRunningException  there is none (start it)
+│   └── DaemonTimeoutException     it takes longer than it may (wait, see its log)
 ├── CampaignBusy          another process runs this campaign (wait)
 ├── RepositoryBusy        another process prunes or repacks, or writers leave no gap (wait)
 └── TransitionInvalid     an event that the state of a process does not allow (a bug)
@@ -93,6 +97,22 @@ class DatabaseUnavailable(GrangeError):
 
 class DatabaseOutdated(GrangeError):
     """The tables are of another version of grange."""
+
+
+class ProfileLocked(GrangeError):
+    """Somebody maintains the profile: nobody may work."""
+
+
+class DaemonException(GrangeError):
+    """The daemon cannot be started, or cannot do what it was asked."""
+
+
+class DaemonNotRunningException(DaemonException):
+    """There is no daemon for this profile on this host."""
+
+
+class DaemonTimeoutException(DaemonException):
+    """The daemon has not done in time what it was asked; it may do it yet."""
 
 
 class CampaignBusy(GrangeError):

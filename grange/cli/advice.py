@@ -19,6 +19,9 @@ _ADVICE: tuple[tuple[type[Exception], str], ...] = (
         core.DatabaseUnavailable,
         "`grange status` shows where the database is; its log is postgres/server.log there",
     ),
+    (core.ProfileLocked, "wait until that is over, or `grange profile unlock`"),
+    (core.DaemonNotRunningException, "`grange daemon start` starts it"),
+    (core.DaemonException, "`grange daemon logs` shows what it has to say"),
     (core.CampaignBusy, "wait until it has ended; `grange campaign show` tells how far it is"),
     (
         repository.BlobQuarantined,
