@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from grange.core import computer as computers
 from grange.core import group
 from grange.core import process as rows
+from grange.core.data.code_value import CodeValue, Launch
 from grange.core.errors import NotFound
 from grange.core.graph import store
 from grange.core.node import CalcFunctionNode
 from grange.core.process import NewProcess
 from grange.core.profile import Profile, open_profile
-from grange.core.queue import (
+from grange.core.queues import (
     CAMPAIGN_TYPE,
     QUEUE_TYPE,
     Queue,
@@ -28,6 +30,7 @@ from grange.core.queue import (
 )
 from grange.core.transition import State
 from grange.core.worker import lock_campaign
+from grange.farm.computer import Computer
 
 HOST = socket.gethostname()
 
@@ -95,6 +98,19 @@ def test_there_is_one_queue_for_a_host_and_executor_whoever_asks_first(profile: 
         made = load_queue(cursor, found[0]["local"])
     assert made == Queue(found[0]["local"], f"local@{HOST}", QUEUE_TYPE, "local")
     assert profile.groups() == []
+
+
+def test_a_call_goes_to_where_its_code_is_unless_it_says_otherwise(profile: Profile) -> None:
+    with profile.transaction() as cursor:
+        computer = computers.add(
+            cursor, Computer(label="here", transport="local", scheduler="direct"), user_id=profile.user_id
+        )
+    code = CodeValue("/bin/true", Launch(computer_id=computer.id))
+    queues = Queues(profile)
+    here = queues.id_of("here")
+    assert here != queues.id_of(None)
+    assert queues.of(None, {"n": 1, "code": code}) == here
+    assert queues.of("local", {"code": code}) == queues.of(None, {"n": 1}) == queues.id_of(None)
 
 
 def test_nothing_has_a_queue_that_is_no_executor(profile: Profile) -> None:

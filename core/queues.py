@@ -7,10 +7,11 @@ are queues of their own calculations. Whoever holds the lock on a queue runs all
 from __future__ import annotations
 
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from grange.core import group
+from grange.core.data.code_value import CodeValue
 from grange.core.database import Cursor, translated
 from grange.core.errors import NameExists
 from grange.core.executors import NAMES, computer_id_of
@@ -40,6 +41,7 @@ class Queues:
     def __init__(self, profile: Profile) -> None:
         self._profile = profile
         self._ids: dict[str, int] = {}
+        self._computers: dict[int, str | None] = {}
 
     def ids_of(self, executors: Collection[str | None]) -> dict[str | None, int]:
         """The queue for each executor: "local" (None is the same), "hyperqueue" …, or a computer's label.
@@ -54,6 +56,23 @@ class Queues:
     def id_of(self, executor: str | None) -> int:
         """The queue for one executor. Errors: as ids_of."""
         return self.ids_of([executor])[executor]
+
+    def of(self, executor: str | None, values: Mapping[str, object]) -> int:
+        """The queue for a call of these plain values: where nothing is said, that of its code's computer.
+
+        Not inside a transaction. Errors: as ids_of.
+        """
+        return self.id_of(executor or self._computer_of_code(values))
+
+    def _computer_of_code(self, values: Mapping[str, object]) -> str | None:
+        for value in values.values():
+            if type(value) is CodeValue and (computer_id := value.launch.computer_id) is not None:
+                if computer_id not in self._computers:
+                    with self._profile.transaction() as cursor:
+                        cursor.execute("SELECT label FROM computer WHERE id = %s", (computer_id,))
+                        (self._computers[computer_id],) = cursor.fetchone() or (None,)
+                return self._computers[computer_id]
+        return None
 
     def _found_or_made(self, name: str) -> int:
         profile = self._profile
