@@ -35,7 +35,8 @@ class CalcJob:
     called when the program returned 0, and, where parse_failed is true, for every return code, and when a
     limit, a monitor or a signal ended the program: files.ended_by is the exit code for that then, which stays
     that of the process unless parse() returns another one.
-    version: change it when results change although the source does not.
+    version: change it when results change although the source does not. caching: False where equal inputs
+    need not give equal outputs: no call is then answered by another one.
     """
 
     class Inputs:
@@ -45,6 +46,7 @@ class CalcJob:
         """What parse() has to give; a default (None) makes an output optional."""
 
     version: ClassVar[str] = ""
+    caching: ClassVar[bool] = True
     parse_failed: ClassVar[bool] = False
 
     inputs: SimpleNamespace

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from grange.core.caching import Caching
 from grange.core.data.convert import plain, to_data
 from grange.core.errors import InputInvalid
 from grange.core.node import Data
@@ -68,14 +69,14 @@ class Calls:
         *,
         product: bool,
         resources: Resources,
-        cache: bool,
+        caching: Caching = Caching.SHARED,
     ) -> None:
         self.recipe = recipe
         self.resources = checked_resources(resources, recipe.label)
         self.attributes: Mapping[str, Any] = recipe.attributes
         if kept := attributes_of_resources(self.resources):
             self.attributes = {**self.attributes, **kept}
-        self.cache = cache
+        self.caching = caching
         self._ports = {name: port_of(recipe.ports, name, recipe.label) for name in inputs}
         recipe.ports.require(inputs, recipe.label)
         self._columns: dict[str, Sequence[object]] = {}
@@ -161,14 +162,10 @@ class Calls:
         return Call(index, arguments, self._key(arguments, index, salt))
 
     def _key(self, arguments: Mapping[str, Argument], index: int, salt: bytes) -> bytes:
-        digest = hashlib.sha256(self.recipe.fingerprint)
-        for name in sorted(arguments):
-            digest.update(name.encode())
-            digest.update(b"\0")
-            digest.update(arguments[name].hash)
-        if not self.cache:
-            digest.update(salt + (self.offset + index).to_bytes(8, "little"))
-        return digest.digest()
+        own = b""
+        if self.caching is Caching.PRIVATE:
+            own = salt + (self.offset + index).to_bytes(8, "little")
+        return key_of_call(self.recipe.fingerprint, arguments, own)
 
     def _remembered(self, name: str, value: object) -> Argument:
         """One node for one object that stands in many calls; the column keeps the object alive."""
@@ -183,6 +180,20 @@ class Calls:
         port = self._ports[name]
         where = f"{self.recipe.label}: {name}" if place is None else f"{self.recipe.label}: {name}[{place}]"
         return make_argument(port, name, value, where)
+
+
+def key_of_call(fingerprint: bytes, arguments: Mapping[str, Argument], own: bytes = b"") -> bytes:
+    """What equal calls have in common: SHA-256 of the fingerprint of the code and of the inputs by name.
+
+    own: what sets a call apart from all that are equal.
+    """
+    digest = hashlib.sha256(fingerprint)
+    for name in sorted(arguments):
+        digest.update(name.encode())
+        digest.update(b"\0")
+        digest.update(arguments[name].hash)
+    digest.update(own)
+    return digest.digest()
 
 
 def make_argument(port: Port, name: str, value: object, where: str) -> Argument:

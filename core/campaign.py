@@ -83,7 +83,7 @@ class Campaign:
         labels: Sequence[str] | None = None,
         product: bool = False,
         resources: Resources = Resources(),  # noqa: B008 – frozen
-        cache: bool = True,
+        cache: bool | None = None,
         **more: object,
     ) -> int:
         """Add calls of a function, a CalcJob class or a ShellJob; nothing is stored or run yet.
@@ -93,7 +93,9 @@ class Campaign:
         anything else, and gr.fixed([...]), is one value for all calls. A list of nodes as one element is
         passed on as a list of values, and linked node by node.
         labels: a name of your own for each call, in the order of the calls; the column "label".
-        cache: whether equal calls elsewhere in the profile may answer, and be answered by, these.
+        cache: whether equal calls elsewhere in the profile may answer, and be answered by, these. None: as
+        gr.enable_caching(), gr.disable_caching(), profile.toml and the attribute `caching` of the function
+        or class say, else true.
         Returns how many calls this added.
 
         Errors: InputInvalid, which names port, place, value and what was expected;

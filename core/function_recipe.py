@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from grange.core.caching import declared_caching
 from grange.core.data.convert import from_typed, to_data
 from grange.core.data.folder import Folder
 from grange.core.errors import InputInvalid
@@ -37,8 +38,11 @@ class FunctionRecipe:
     node_class: type[ProcessNode] = CalcFunctionNode
     parses = False
 
-    def __init__(self, shipped: ShippedFunction, ports: Ports, code_hash: bytes) -> None:
+    def __init__(
+        self, shipped: ShippedFunction, ports: Ports, code_hash: bytes, *, caching: bool = True
+    ) -> None:
         self.shipped = shipped
+        self.caching = caching
         self.label = shipped.name
         self.process_type = f"{shipped.module}.{shipped.qualname}"
         self.ports = ports
@@ -60,8 +64,14 @@ class FunctionRecipe:
     @classmethod
     def of(cls, function: Callable[..., object]) -> FunctionRecipe:
         """The recipe of a function. Errors: FunctionNotShippable, InputInvalid for *args."""
+        caching = declared_caching(function)
         function = getattr(function, "__wrapped__", function)
-        return cls(ship(function), ports_of_function(function), fingerprint(function))
+        return cls(
+            ship(function),
+            ports_of_function(function),
+            fingerprint(function),
+            caching=caching and declared_caching(function),
+        )
 
     @classmethod
     def from_record(cls, attributes: Mapping[str, Any], files: Mapping[str, bytes]) -> FunctionRecipe:

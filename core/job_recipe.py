@@ -8,6 +8,7 @@ from dataclasses import replace
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
+from grange.core.caching import declared_caching
 from grange.core.calcjob import CalcJob
 from grange.core.command import RESERVED, Command, checked
 from grange.core.data.code_value import CodeValue
@@ -55,6 +56,7 @@ class JobRecipe:
     def __init__(self, job_class: type[CalcJob]) -> None:
         self.job_class = job_class
         self.label = job_class.__name__
+        self.caching = declared_caching(job_class)
         if job_class.prepare is CalcJob.prepare:
             raise InputInvalid(self.label, job_class, "a class with a method prepare(self, inputs)")
         self.process_type = f"{job_class.__module__}.{job_class.__qualname__}"

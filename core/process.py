@@ -208,7 +208,8 @@ def end(cursor: Any, ends: Sequence[End]) -> set[int]:
             started_at = to_timestamp(e.started_at),
             finished_at = coalesce(to_timestamp(e.started_at + e.wall_s), now()),
             wall_s = e.wall_s, cpu_s = e.cpu_s, peak_memory_mb = e.peak_memory_mb, host = e.host,
-            valid_cache = p.valid_cache AND NOT e.invalidates
+            valid_cache = p.valid_cache AND NOT e.invalidates,
+            cached_from = CASE WHEN e.state = 'finished' THEN p.cached_from END
         FROM unnest(%s::bigint[], %s::int[], %s::text[], %s::int[], %s::text[], %s::float8[], %s::float8[],
                     %s::float8[], %s::float8[], %s::text[], %s::bool[])
              AS e (id, attempt, state, exit_status, message, started_at, wall_s, cpu_s, peak_memory_mb, host,
@@ -292,21 +293,6 @@ def find_recorded(cursor: Any, campaign_id: int, keys: Collection[bytes]) -> dic
     }
 
 
-def find_reusable(cursor: Any, keys: Collection[bytes]) -> dict[bytes, int]:
-    """For these calls, a process anywhere in the profile that was equal and finished well."""
-    if not keys:
-        return {}
-    cursor.execute(
-        """
-        SELECT DISTINCT ON (key) key, node_id FROM process
-        WHERE key = ANY(%s) AND state = 'finished' AND exit_status = 0
-        ORDER BY key, node_id
-        """,
-        (list(keys),),
-    )
-    return {bytes(key): node_id for key, node_id in cursor.fetchall()}
-
-
 def claim_unfinished(cursor: Any, queue_id: int, worker_id: int, limit: int) -> list[Claimed]:
     """Take over unfinished calculations of a campaign or queue as a new attempt of this worker, oldest first.
 
@@ -336,7 +322,8 @@ def claim_unfinished(cursor: Any, queue_id: int, worker_id: int, limit: int) -> 
 def claim(cursor: Any, ids: Collection[int], worker_id: int) -> dict[int, int]:
     """Take over these unfinished processes, paused ones too, as a new attempt of this worker.
 
-    The caller holds the campaign's lock. Returns id → attempt; those of this worker are left alone.
+    The caller holds the campaign's lock. Returns id → attempt; those of this worker, and those that wait for
+    an equal one, are left alone.
     """
     if not ids:
         return {}
@@ -345,7 +332,7 @@ def claim(cursor: Any, ids: Collection[int], worker_id: int) -> dict[int, int]:
         UPDATE process SET attempt = attempt + 1, worker_id = %(worker)s, state = 'waiting',
             paused = false, exit_message = NULL
         WHERE node_id = ANY(%(ids)s) AND state IN ('created', 'waiting', 'running')
-          AND worker_id IS DISTINCT FROM %(worker)s
+          AND worker_id IS DISTINCT FROM %(worker)s AND cached_from IS NULL
         RETURNING node_id, attempt
         """,
         {"worker": worker_id, "ids": list(ids)},
@@ -538,7 +525,8 @@ def count_states(cursor: Any, campaign_id: int) -> dict[tuple[State, bool], int]
 def retry_failed(cursor: Any, campaign_id: int, exit_statuses: Collection[int] | None = None) -> list[int]:
     """Make the failed calls of a campaign again: new processes with the same code and inputs, to be run.
 
-    The failed ones keep their record, say by which process they are superseded, and lose their key.
+    The failed ones keep their record, say by which process they are superseded, and lose their key. The new
+    ones are computed, whatever equal ones there are.
     exit_statuses: only those that finished with one of these. Returns the ids of the new processes.
     """
     cursor.execute(
@@ -587,8 +575,9 @@ def retry_failed(cursor: Any, campaign_id: int, exit_statuses: Collection[int] |
     cursor.execute(
         """
         INSERT INTO process
-            (node_id, state, attempt, campaign_id, queue_id, ordinal, key, label, workflow, ready)
-        SELECT new_id, 'created', 0, campaign_id, campaign_id, ordinal, new_key, label, workflow, workflow
+            (node_id, state, attempt, campaign_id, queue_id, ordinal, key, label, workflow, ready, use_cache)
+        SELECT new_id, 'created', 0, campaign_id, campaign_id, ordinal, new_key, label, workflow, workflow,
+               false
         FROM unnest(%s::bigint[], %s::bigint[], %s::bytea[]) AS pair (new_id, old_id, new_key)
         JOIN process ON node_id = old_id
         """,

@@ -12,10 +12,11 @@ import os
 import socket
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from grange.core.caching import PATTERN, CachingRules, is_pattern
 from grange.core.errors import ProfileInvalid
 from grange.repository.s3_settings import S3Settings
 
@@ -29,7 +30,8 @@ class ProfileFile:
     database: "embedded", or a postgresql:// URL without a password.
     store: a folder, or the bucket of a server. cache: the folder for copies of what a server was asked for.
     These and postgres_bin are relative to the folder of profile.toml; postgres_bin "" means the wheel's.
-    slots: runner processes of the local pool, 0 for one a core.
+    slots: runner processes of the local pool, 0 for one a core. caching: which equal calculations answer each
+    other.
     Units: idle_s in seconds, cache_gb in 10^9 bytes (0: no copies).
     """
 
@@ -41,6 +43,7 @@ class ProfileFile:
     postgres_bin: str = ""
     cache: str = "cache"
     cache_gb: float = 10.0
+    caching: CachingRules = field(default_factory=CachingRules)
 
 
 _TEMPLATE = """\
@@ -70,6 +73,13 @@ postgres_bin = ""
 # Copies of what was read from a server: in this folder, of at most so many gigabytes; 0: none.
 cache = "cache"
 cache_gb = 10
+
+# Equal calculations are computed once. Which are not to be asked, and which are where the default is false:
+# process types or names, * for anything. (`grange caching show` tells what follows for one.)
+# [caching]
+# default = true
+# enabled = []
+# disabled = ["my_package.*", "draw_sample"]
 """
 
 
@@ -93,7 +103,7 @@ def read_profile_file(path: Path) -> ProfileFile:
 
 
 def _checked(found: dict[str, object], path: Path) -> ProfileFile:
-    known = [field.name for field in fields(ProfileFile)]
+    known = [known_field.name for known_field in fields(ProfileFile)]
     for key in found:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
@@ -128,7 +138,31 @@ def _checked(found: dict[str, object], path: Path) -> ProfileFile:
         postgres_bin=text("postgres_bin", "", 'a folder, or ""', empty=True),
         cache=text("cache", "cache", "a folder"),
         cache_gb=float(cache_gb),  # type: ignore[arg-type]
+        caching=_caching(found.get("caching", {}), path),
     )
+
+
+def _caching(value: object, path: Path) -> CachingRules:
+    if not isinstance(value, Mapping):
+        raise ProfileInvalid(f"{path}: caching = {value!r}: expected a table [caching]")
+    known = ("default", "enabled", "disabled")
+    for key in value:
+        if key not in known:
+            raise ProfileInvalid(f"{path}: [caching]: unknown key {key}; known are {', '.join(known)}")
+    default = value.get("default", True)
+    if not isinstance(default, bool):
+        raise ProfileInvalid(f"{path}: [caching]: default = {default!r}: expected true or false")
+
+    def patterns(key: str) -> tuple[str, ...]:
+        given = value.get(key, [])
+        if not isinstance(given, list) or not all(map(is_pattern, given)):
+            raise ProfileInvalid(f"{path}: [caching]: {key} = {given!r}: expected a list, each {PATTERN}")
+        return tuple(given)
+
+    enabled, disabled = patterns("enabled"), patterns("disabled")
+    if both := sorted(set(enabled) & set(disabled)):
+        raise ProfileInvalid(f"{path}: [caching]: {both[0]!r} is both in enabled and in disabled")
+    return CachingRules(default, enabled, disabled)
 
 
 def _store(value: object, path: Path) -> str | S3Settings:

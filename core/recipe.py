@@ -59,6 +59,8 @@ class Recipe(Protocol):
     files: Mapping[str, bytes]
     #: whether conclude() is likely to look into the files
     parses: bool
+    #: whether its code lets equal calls answer each other
+    caching: bool
 
     def draft(self, values: Mapping[str, object]) -> Draft:
         """Make a call ready. Errors: whatever the user's code raises."""

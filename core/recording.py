@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from grange.core import process as rows
+from grange.core.caching import Caching
 from grange.core.calls import Call, Calls
+from grange.core.equal_rows import find_reusable
 from grange.core.errors import GrangeError
 from grange.core.graph import SHARED_TYPES, clone_outputs, find_inputs, forget, store
 from grange.core.json_value import checked
@@ -89,7 +91,8 @@ def _record(
         times[call.key] = times.get(call.key, 0) + 1
     known = rows.find_recorded(cursor, campaign_id, first_of.keys())
     fresh = [call for key, call in first_of.items() if key not in known]
-    sources = rows.find_reusable(cursor, [call.key for call in fresh]) if calls.cache else {}
+    shared = calls.caching is Caching.SHARED
+    sources = find_reusable(cursor, [call.key for call in fresh]) if shared else {}
 
     recipe = calls.recipe
     _reuse_stored_inputs(profile, cursor, campaign_id, fresh)
@@ -127,12 +130,15 @@ def _record(
             status.attempt,
             profile.worker_id if submit else None,
             queue_id=campaign_id,
+            use_cache=shared,
         )
         source = sources.get(call.key)
         if source is not None:
-            new.state, new.exit_status, new.cached_from = State.FINISHED, 0, source
-            clones.append((source, node_id))
+            new.state, new.cached_from = State.FINISHED, source.node_id
+            new.exit_status, new.exit_message = source.exit_status, source.exit_message
+            clones.append((source.node_id, node_id))
             recorded.answered += times[call.key]
+            recorded.failed += times[call.key] if source.exit_status else 0
         elif isinstance(draft, str):
             new.state, new.exit_message = State.EXCEPTED, draft
             recorded.refused += times[call.key]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+from grange.core.caching import caching_of
 from grange.core.calcjob import CalcJob
 from grange.core.calls import Calls, Fixed
 from grange.core.errors import InputInvalid
@@ -49,11 +50,12 @@ def calls_of(
     product: bool = False,
     one: bool = False,
     resources: Resources = Resources(),  # noqa: B008 – frozen
-    cache: bool = True,
+    cache: bool | None = None,
 ) -> Calls:
     """The calls of what the farm is to run, checked.
 
     inputs: columns that are gone through, as Campaign.map takes them; where one is true, one value each.
+    cache: None for what blocks, profile.toml and the code itself say.
     Errors: InputInvalid; NotFound for a code that is not there; FunctionNotShippable.
     """
     recipe = recipe_of(runnable)
@@ -73,4 +75,7 @@ def calls_of(
             for name, value in given.items()
             if value is not None
         }
-    return Calls(recipe, given, product=product, resources=resources, cache=cache)
+    caching = caching_of(
+        profile.config.caching, recipe.process_type, recipe.label, declared=recipe.caching, wanted=cache
+    )
+    return Calls(recipe, given, product=product, resources=resources, caching=caching)

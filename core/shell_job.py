@@ -11,6 +11,7 @@ from enum import Enum
 from types import SimpleNamespace
 from typing import Any
 
+from grange.core.caching import declared_caching
 from grange.core.calcjob import CalcJob
 from grange.core.command import Command, checked
 from grange.core.data.code import Code, InstalledCode
@@ -185,6 +186,7 @@ class ShellRecipe(JobRecipe):
         self._job = job
         self.job_class = ShellJob
         self.label = job.label
+        self.caching = declared_caching(job)
         self.process_type = "grange.core.shell_job.ShellJob"
         self.ports = Ports([*Ports.of_names(job.fields).values(), Port(CODE, Code)])
         self.promised = Ports.anything()

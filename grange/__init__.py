@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from grange.core.caching import disable_caching, enable_caching
     from grange.core.calcfunction import CalcFunction, CalculationFailed, calcfunction, recording
     from grange.core.calcjob import CalcJob
     from grange.core.calls import Fixed as fixed  # noqa: N813
@@ -75,6 +76,8 @@ _HOME = {
     "Str": "grange.core.data",
     "Structure": "grange.core.data",
     "calcfunction": "grange.core.calcfunction",
+    "disable_caching": "grange.core.caching",
+    "enable_caching": "grange.core.caching",
     "fixed": "grange.core.calls",
     "open": "grange.core.profile",
     "recording": "grange.core.calcfunction",
@@ -114,6 +117,8 @@ __all__ = [
     "Str",
     "Structure",
     "calcfunction",
+    "disable_caching",
+    "enable_caching",
     "fixed",
     "open",
     "recording",

@@ -65,6 +65,12 @@ def test_grange_home_and_the_default(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     ("text", "words"),
     [
         ("datebase = 'embedded'", "unknown key datebase; did you mean database?"),
+        ("caching = false", "expected a table [caching]"),
+        ("[caching]\nenable = []", "unknown key enable; known are default, enabled, disabled"),
+        ("[caching]\ndefault = 'no'", "default = 'no': expected true or false"),
+        ("[caching]\nenabled = 'x'", "enabled = 'x': expected a list, each a process type"),
+        ("[caching]\ndisabled = [1]", "disabled = [1]: expected a list"),
+        ("[caching]\nenabled = ['a.*']\ndisabled = ['a.*']", "'a.*' is both in enabled and in disabled"),
         ("zzz = 1", "unknown key zzz; known are email, database"),
         ("slots = -1", "slots = -1: expected a whole number from 0"),
         ("slots = true", "slots = True: expected a whole number"),

@@ -44,6 +44,8 @@ NAMES = [
     "Str",
     "Structure",
     "calcfunction",
+    "disable_caching",
+    "enable_caching",
     "fixed",
     "open",
     "recording",
