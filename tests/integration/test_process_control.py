@@ -1,0 +1,300 @@
+"""Pausing, playing, killing: one process, many, whole trees; and who is told."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import grange as gr
+from grange.core import database, process_control, process_tree, workflow_rows
+from grange.core import process as rows
+from grange.core.process import End, NewProcess
+from grange.core.profile import Profile
+from grange.core.transition import State
+
+
+class Tree:
+    """Processes of a test by name, made as the engine makes them: a parent, then its calls."""
+
+    def __init__(self, profile: Profile) -> None:
+        self.profile = profile
+        self.ids: dict[str, int] = {}
+        self.queue_id = gr.Campaign("a queue", profile).id
+
+    def add(self, calls: Mapping[str, Sequence[str]], **more: Any) -> None:
+        """calls: what each workflow calls, parents first; names in small letters are calculations."""
+        called_by = {name: parent for parent, names in calls.items() for name in names}
+        names = [*dict.fromkeys([name for parent, some in calls.items() for name in (parent, *some)])]
+        new = [name for name in names if name not in self.ids]
+        with self.profile.transaction() as cursor:
+            ids = list(database.reserve_ids(cursor, len(new)))
+            cursor.execute(
+                "INSERT INTO node (id, uuid, kind, user_id, node_type) SELECT id, gen_random_uuid(),"
+                " kind::node_kind, %s, 'process.' FROM unnest(%s::bigint[], %s::text[]) AS given (id, kind)",
+                (self.profile.user_id, ids, ["workflow" if n.isupper() else "calculation" for n in new]),
+            )
+            self.ids.update(zip(new, ids, strict=True))
+            sequences = {name: number for names in calls.values() for number, name in enumerate(names, 1)}
+            rows.insert(
+                cursor,
+                [
+                    NewProcess(
+                        self.ids[name], name, None, None, None, State.CREATED, 0, None,
+                        workflow=name.isupper(),
+                        queue_id=None if name.isupper() else self.queue_id,
+                        parent_id=self.ids[called_by[name]] if name in called_by else None,
+                        sequence=sequences.get(name),
+                        **more,
+                    )
+                    for name in new
+                ],
+            )  # fmt: skip
+            cursor.execute(
+                "UPDATE process p SET open_children ="
+                " (SELECT count(*) FROM process c WHERE c.parent_id = p.node_id) WHERE workflow"
+            )
+
+    def set(self, names: str, change: str) -> None:
+        with self.profile.transaction() as cursor:
+            cursor.execute(f"UPDATE process SET {change} WHERE node_id = ANY (%s)", (self.of(names),))
+
+    def of(self, names: str) -> list[int]:
+        return [self.ids[name] for name in names.split()]
+
+    def where(self, condition: str) -> str:
+        """The names of the processes for which a condition is true."""
+        with self.profile.transaction() as cursor:
+            cursor.execute(f"SELECT label FROM process WHERE {condition} ORDER BY node_id")
+            return " ".join(row[0] for row in cursor.fetchall())
+
+    def end(self, *names: str) -> None:
+        with self.profile.transaction() as cursor:
+            cursor.execute(
+                "SELECT node_id, attempt, parent_id FROM process WHERE label = ANY (%s)", (list(names),)
+            )
+            ends = [
+                End(id_, attempt, State.FINISHED, 0, None, None, None, None, None, None, parent)
+                for id_, attempt, parent in cursor.fetchall()
+            ]
+            rows.end(cursor, ends)
+
+
+def tree_of(profile: Profile) -> Tree:
+    """R calls A and b; A calls c and D; D calls e. S is another one and calls f."""
+    tree = Tree(profile)
+    tree.add({"R": ["A", "b"], "A": ["c", "D"], "D": ["e"], "S": ["f"]})
+    return tree
+
+
+class Listener:
+    """What is told on the channel while a test runs."""
+
+    def __init__(self, profile: Profile) -> None:
+        self.connection = profile.connect()
+        self.connection.autocommit = True
+        with self.connection.cursor() as cursor:
+            cursor.execute("LISTEN grange")
+
+    def news(self) -> set[str]:
+        self.connection.poll()
+        with self.connection.cursor() as cursor:
+            cursor.execute("SELECT")
+        news = {notice.payload for notice in self.connection.notifies}
+        self.connection.notifies.clear()
+        return news
+
+    def close(self) -> None:
+        self.connection.close()
+
+
+def test_a_tree_is_all_that_was_called_below(profile: Profile) -> None:
+    tree = tree_of(profile)
+    with profile.transaction() as cursor:
+        assert process_tree.tree_ids(cursor, tree.of("A S")) == tree.of("A c D e S f")
+        assert process_tree.tree_ids(cursor, tree.of("A D")) == tree.of("A c D e")
+
+
+def test_pausing_one_and_a_tree(profile: Profile) -> None:
+    tree = tree_of(profile)
+    assert process_control.pause(profile, tree.of("A"), "let me see") == 1
+    assert tree.where("paused") == "A"
+    assert tree.where("exit_message = 'let me see'") == "A"
+    assert process_control.pause(profile, tree.of("A"), "again", tree=True) == 3
+    assert tree.where("paused") == "A c D e"
+    assert process_control.play(profile, tree.of("A")) == 1
+    assert tree.where("paused") == "c D e"
+    assert process_control.play(profile, tree.of("R"), tree=True) == 3
+    assert tree.where("paused OR exit_message IS NOT NULL") == ""
+
+
+def test_what_has_ended_is_neither_paused_nor_played_nor_killed(profile: Profile) -> None:
+    tree = tree_of(profile)
+    tree.end("e", "D")
+    assert process_control.pause(profile, tree.of("D e")) == 0
+    assert process_control.play(profile, tree.of("D e")) == 0
+    assert process_control.kill(profile, tree.of("D e")).asked == 0
+    assert tree.where("state = 'finished'") == "D e"
+
+
+def test_a_paused_workflow_is_not_claimed_until_it_is_played(profile: Profile) -> None:
+    tree = tree_of(profile)
+    tree.set("R S", "ready = true")
+    process_control.pause(profile, tree.of("R"))
+    with profile.transaction() as cursor:
+        assert workflow_rows.find_ready(cursor, 10) == tree.of("S")
+    process_control.play(profile, tree.of("R"))
+    with profile.transaction() as cursor:
+        assert workflow_rows.find_ready(cursor, 10) == tree.of("R S")
+
+
+def test_a_paused_calculation_is_not_claimed_until_it_is_played(profile: Profile) -> None:
+    tree = tree_of(profile)
+    worker_id = profile.worker_id
+    process_control.pause(profile, tree.of("b c"))
+    with profile.transaction() as cursor:
+        claimed = rows.claim_unfinished(cursor, tree.queue_id, worker_id, 10)
+    assert [one.node_id for one in claimed] == tree.of("e f")
+    process_control.play(profile, tree.of("b"))
+    with profile.transaction() as cursor:
+        claimed = rows.claim_unfinished(cursor, tree.queue_id, worker_id, 10)
+    assert [one.node_id for one in claimed] == tree.of("b")
+
+
+def test_pausing_takes_nothing_from_who_has_it(profile: Profile) -> None:
+    """The farm goes on with what it has, and its result is recorded."""
+    tree = tree_of(profile)
+    tree.set("b", f"worker_id = {profile.worker_id}, attempt = 1, state = 'waiting'")
+    process_control.pause(profile, tree.of("b"))
+    assert tree.where("paused AND worker_id IS NOT NULL") == "b"
+    tree.end("b")
+    assert tree.where("state = 'finished'") == "b"
+    assert tree.where("open_children = 1") == "R D S"  # R's other call is open
+
+
+def test_killing_a_tree_that_nobody_has(profile: Profile) -> None:
+    tree = tree_of(profile)
+    done = process_control.kill(profile, tree.of("A"), "not wanted")
+    assert (done.asked, done.ended, done.queues) == (4, tree.of("A c D e"), [])
+    assert tree.where("state = 'killed' AND exit_message = 'not wanted'") == "A c D e"
+    assert tree.where("open_children = 1") == "R S"  # R waits for b alone
+    assert tree.where("open_children <> 0 AND state = 'killed'") == ""
+
+
+def test_who_waits_for_what_is_killed_is_told(profile: Profile) -> None:
+    tree = tree_of(profile)
+    tree.end("b")
+    tree.set("R", "state = 'waiting'")
+    listener = Listener(profile)
+    process_control.kill(profile, tree.of("A"))
+    assert tree.where("ready").split()[0] == "R"
+    assert listener.news() == {"control", "ready"}
+    listener.close()
+    with profile.transaction() as cursor:
+        assert workflow_rows.find_ready(cursor, 10) == tree.of("R")  # and nothing that has ended
+
+
+def test_killing_what_somebody_has_is_up_to_him(profile: Profile) -> None:
+    tree = tree_of(profile)
+    worker_id = profile.worker_id
+    tree.set("A", f"worker_id = {worker_id}, state = 'running', attempt = 1")
+    tree.set("c", f"worker_id = {worker_id}, state = 'waiting', attempt = 1")
+    tree.set("e", "attempt = 1")  # given back: it may be under way on a computer
+    listener = Listener(profile)
+    done = process_control.kill(profile, tree.of("A"))
+    assert (done.asked, done.ended, done.queues) == (4, tree.of("D"), [tree.queue_id])
+    assert listener.news() == {"control", f"queue:{tree.queue_id}"}
+    listener.close()
+    assert tree.where("to_kill AND state <> 'killed'") == "A c e"
+    with profile.transaction() as cursor:
+        assert workflow_rows.find_interrupted(cursor, worker_id) == [(tree.ids["A"], False, True)]
+        assert sorted(rows.find_to_kill(cursor, tree.queue_id)) == tree.of("c e")
+        assert rows.claim_unfinished(cursor, tree.queue_id, worker_id + 1, 10)[0].node_id == tree.ids["b"]
+
+
+def test_what_a_killed_workflow_called_meanwhile_is_killed_too(profile: Profile) -> None:
+    tree = tree_of(profile)
+    tree.set("A", f"worker_id = {profile.worker_id}, state = 'running'")
+    process_control.kill(profile, tree.of("A"))
+    tree.add({"A": ["c", "D", "g"]})
+    tree.end("A")
+    with profile.transaction() as cursor:
+        assert process_control.kill_processes(cursor, tree.of("A"), "killed").ended == tree.of("g")
+
+
+def test_what_was_to_be_killed_by_a_worker_that_died_is_ended(profile: Profile) -> None:
+    tree = tree_of(profile)
+    tree.set("A S", f"worker_id = {profile.worker_id}, state = 'running', attempt = 1")
+    process_control.kill(profile, tree.of("A"))
+    with profile.transaction() as cursor:
+        assert process_control.end_abandoned_kills(cursor) == []
+    tree.set("A S", "worker_id = NULL, ready = true")
+    with profile.transaction() as cursor:
+        assert workflow_rows.find_ready(cursor, 10) == tree.of("S")
+        assert process_control.end_abandoned_kills(cursor) == tree.of("A")
+
+
+def test_two_who_change_one_tree_at_once_wait_for_each_other_and_not_for_ever(profile: Profile) -> None:
+    """Each locks the rows in the order of their ids, in whatever order it was given them."""
+    tree = Tree(profile)
+    tree.add({"R": [f"{letter}{number}" for letter in "ab" for number in range(150)]})
+    failed: list[BaseException] = []
+    begin = threading.Barrier(3)
+
+    def work(names: list[str], what: str) -> None:
+        connection = profile.connect()
+        try:
+            begin.wait(20)
+            for _ in range(15):
+                with database.transaction(connection) as cursor:
+                    ids = tree.of(" ".join(names))
+                    if what == "end":
+                        cursor.execute("SELECT count(*) FROM process")
+                        rows.lock(cursor, ids)
+                        cursor.execute("UPDATE process SET host = 'h' WHERE node_id = ANY (%s)", (ids,))
+                    elif what == "pause":
+                        process_control.pause_processes(cursor, ids, "so")
+                    else:
+                        process_control.play_processes(cursor, ids, tree=True)
+        except BaseException as error:
+            failed.append(error)
+        finally:
+            connection.close()
+
+    names = list(tree.ids)
+    workers = [
+        threading.Thread(target=work, args=(some, what))
+        for some, what in ((names, "pause"), (names[::-1], "play"), (names[1::2] + names[::2], "end"))
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert failed == []
+
+
+def test_trees_of_calls(profile: Profile) -> None:
+    tree = tree_of(profile)
+    tree.end("e")
+    with profile.transaction() as cursor:
+        first, other = process_tree.call_trees(cursor, tree.of("R S"), width=10, lines=100)
+    assert (first.process_label, first.calls, other.process_label) == ("R", 2, "S")
+    a, b = first.shown
+    assert ([c.process_label for c in a.shown], b.shown) == (["c", "D"], [])
+    assert [(c.process_label, c.state) for c in a.shown[1].shown] == [("e", "finished")]
+    assert process_tree.as_document(other)["shown"][0]["process_label"] == "f"
+
+
+def test_a_wide_tree_shows_first_what_failed_and_counts_the_rest(profile: Profile) -> None:
+    tree = Tree(profile)
+    tree.add({"R": [f"c{number}" for number in range(40)]})
+    tree.end(*(f"c{number}" for number in range(38)))
+    tree.set("c30", "exit_status = 7")
+    tree.set("c39", "state = 'running'")
+    with profile.transaction() as cursor:
+        (root,) = process_tree.call_trees(cursor, tree.of("R"), width=4, lines=100)
+    assert [call.process_label for call in root.shown] == ["c0", "c30", "c38", "c39"]
+    assert (root.calls, root.more) == (40, {"ok": 36})
+    with profile.transaction() as cursor:
+        (root,) = process_tree.call_trees(cursor, tree.of("R"), depth=0, width=4, lines=100)
+    assert (root.shown, root.more) == ([], {"ok": 37, "failed": 1, "running": 1, "created": 1})
