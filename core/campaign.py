@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from grange.core import group
 from grange.core import process as rows
 from grange.core.calls import Calls
-from grange.core.engine import CampaignRun, Progress
+from grange.core.campaign_run import CampaignRun
+from grange.core.engine import Progress
 from grange.core.errors import CampaignBusy, InputInvalid, NameExists, NotFound
 from grange.core.executors import checked_name, computer_id_of, open_executor
 from grange.core.frame import lazy_results, results

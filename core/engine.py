@@ -1,6 +1,6 @@
-"""The engine: one loop that records calls, has them run, and records what came of them.
+"""The engine: one loop that has calculations run, and records what came of them.
 
-    fill the window (record a slice of calls, submit it) → poll the executor → record → again
+    fill the window (take a slice of calculations, submit it) → poll the executor → record → again
 
 A slice is one transaction, and so is what a poll delivers; a process is recorded before its task is
 submitted, and its result pack is in the store before the rows that point into it. So it may be killed
@@ -11,23 +11,22 @@ from __future__ import annotations
 
 import contextlib
 import time
-from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 
 from grange.core import process as rows
-from grange.core.calls import Call, Calls
 from grange.core.code_place import CodePlaces
 from grange.core.intake import Intake, Opened
+from grange.core.process import Claimed
 from grange.core.profile import Profile
 from grange.core.recipe import Recipe
 from grange.core.recorded import RecordedRecipes, load_values
-from grange.core.recording import Recorded, ToRun, draft_or_reason, record_calls
+from grange.core.recording import ToRun, draft_or_reason
 from grange.farm.executor import Executor
 from grange.farm.result import ResultPack
 from grange.farm.task import Batch, Resources, Task
-from grange.repository import StoreUnavailable
+from grange.repository import BlobCorrupt, BlobMissing, StoreUnavailable
 from grange.repository.halt import Halt
 
 #: So many calls may be under way, or four for each slot.
@@ -68,55 +67,54 @@ class Progress:
         return self.computed / max(time.monotonic() - self.started_at, 1e-9)
 
 
-class CampaignRun:
-    """One run of a campaign by this process, which holds the campaign's lock.
+class Engine:
+    """Runs what is recorded in a campaign or queue, whose lock this profile holds, until all of it has ended.
 
-    resources: for what earlier runs have left and no map goes on with; None: what was recorded with it.
-    places: for each map, the process that answers each of its calls (0: not recorded yet).
+    resources: in place of those that were recorded with each calculation. computer_id: the computer that the
+    executor stands for.
     """
+
+    #: How long the executor is waited for at a time. Seconds.
+    poll_s = POLL_S
 
     def __init__(
         self,
         profile: Profile,
-        campaign_id: int,
-        maps: Sequence[Calls],
+        queue_id: int,
         executor: Executor,
-        resources: Resources | None,
         listener: Callable[[Progress], None],
+        *,
+        resources: Resources | None = None,
         computer_id: int | None = None,
     ) -> None:
         self.profile = profile
-        self.campaign_id = campaign_id
+        self.queue_id = queue_id
         self.executor = executor
         self.resources = resources
         self.listener = listener
         self.computer_id = computer_id
-        self.progress = Progress(total=sum(len(calls) for calls in maps))
-        self.places = [array("q", bytes(8 * len(calls))) for calls in maps]
+        self.progress = Progress()
         self.stopping = False
         #: Ends the waiting for a store that does not answer.
         self.halt = Halt()
         #: Why results that have come are not recorded but stay in the spool, for the next run.
         self.unrecorded: StoreUnavailable | None = None
-        self._maps = maps
-        # without a map of our own, what is there to do is what an earlier run has left
-        self._calls_each = 0 if maps else 1
-        self._slices = self._all_slices()
-        # Where the store does not answer: what is to be recorded next, and what has come and is not taken in.
-        self._next: tuple[int, int, list[Call]] | None = None
+        # how many calls of this run a calculation answers that was recorded by an earlier one
+        self._calls_each = 1
+        # Where the store does not answer: what is claimed and not made ready, and what has come and is not
+        # taken in.
+        self._claimed: list[Claimed] = []
         self._arrived: list[ResultPack] = []
         self._left: list[ResultPack] = []
         self._waits_for_store = ""
-        self._mapping = True
         self._exhausted = False
         self._open: dict[str, Opened] = {}
         self._recipes = RecordedRecipes(profile)
-        self._intake = Intake(profile, campaign_id)
+        self._intake = Intake(profile, queue_id)
         self._places = CodePlaces(profile, computer_id)
-        self._slice_size = SMALLEST_SLICE
         self._recent: list[tuple[float, int]] = []
         self._kills_at = 0.0
-        self._killed: set[str] = set()
+        self._ending: set[str] = set()
 
     def run(self) -> Progress:
         """Run until everything has ended, or somebody sets stopping.
@@ -134,9 +132,6 @@ class CampaignRun:
             raise
 
     def _run(self) -> Progress:
-        for calls in self._maps:
-            # nothing to run yet, but what can never run here is refused before anything is stored
-            self.executor.submit(Batch((), calls.resources))
         # A run of this same process that was interrupted while it ended has not freed what it held.
         self._release()
         while not self.stopping:
@@ -147,20 +142,19 @@ class CampaignRun:
             self.progress.note = self._waits_for_store
             self.listener(self.progress)
             time.sleep(POLL_S)
-        if not self._maps:
-            with self.profile.transaction() as cursor:
-                self.progress.total = rows.count_unfinished(cursor, self.campaign_id)
+        self._count()
         self.listener(self.progress)
         while not self.stopping:
             self._waits_for_store = ""
+            self._look()
             self._fill()
             self._kill()
             if self._open:
-                self._arrived += self.executor.poll(POLL_S)
+                self._arrived += self.executor.poll(self.poll_s)
                 with self._store_awaited():
                     self._record(self._arrived)
                     self._arrived = []
-            elif self._exhausted:
+            elif self._exhausted and not self._more_comes():
                 break
             self.progress.note = self._waits_for_store or self.executor.note
             self.listener(self.progress)
@@ -170,6 +164,26 @@ class CampaignRun:
             self._give_back()
         self.listener(self.progress)
         return self.progress
+
+    # -- what kinds of runs differ in
+
+    def _count(self) -> None:
+        """Say how much there is to do."""
+        with self.profile.transaction() as cursor:
+            self.progress.total = rows.count_unfinished(cursor, self.queue_id)
+
+    def _look(self) -> None:
+        """See whether there is something new to take, where that may be."""
+
+    def _more_comes(self) -> bool:
+        """Nothing is left to do: wait a while for more; False where none is expected."""
+        return False
+
+    def _take(self) -> None:
+        """Take the next slice and submit it; note where there is none."""
+        self._claim()
+
+    # --
 
     @contextlib.contextmanager
     def _store_awaited(self) -> Iterator[None]:
@@ -206,35 +220,47 @@ class CampaignRun:
         self._exhausted = True
         self._release()
         self._recover(only_to_kill=True)
-        self._kill()
+        ended = self._kill()
         while self._open and not self.stopping:
             self._record(self.executor.poll(POLL_S))
             self.listener(self.progress)
         self._give_back()
         if self.unrecorded is not None:
             raise self.unrecorded
-        return len(self._killed)
+        return ended
 
-    def _kill(self) -> None:
-        """See whether somebody wants processes to end: those that run are ended, the others never start."""
+    def _kill(self) -> int:
+        """See whether somebody wants processes to end: those that run are ended, the others never start.
+
+        Returns how many are ended or about to end, those that were seen before not counted.
+        """
         now = time.monotonic()
         if now < self._kills_at:
-            return
+            return 0
         self._kills_at = now + KILLS_EVERY_S
         with self.profile.transaction() as cursor:
-            wanted = rows.find_to_kill(cursor, self.campaign_id)
-            new = {id_: attempt for id_, attempt in wanted.items() if str(id_) not in self._killed}
+            wanted = rows.find_to_kill(cursor, self.queue_id)
+            new = {id_: attempt for id_, attempt in wanted.items() if str(id_) not in self._ending}
             if not new:
-                return
+                return 0
             waiting = {id_: attempt for id_, attempt in new.items() if str(id_) not in self._open}
-            ended = rows.end(cursor, [rows.End.killed(*item, KILLED_MESSAGE) for item in waiting.items()])
-        self._killed.update(map(str, new))
+            parents = rows.find_parents(cursor, waiting)
+            ended = rows.end(
+                cursor,
+                [
+                    rows.End.killed(id_, attempt, KILLED_MESSAGE, parents.get(id_))
+                    for id_, attempt in waiting.items()
+                ],
+            )
+        self._claimed = [one for one in self._claimed if one.node_id not in ended]
         running = [str(id_) for id_ in new if id_ not in waiting]
         if running:
+            self._ending.update(running)
             self.executor.cancel(running)
         calls = self._calls_each * len(ended)
         self.progress.done += calls
         self.progress.failed += calls
+        return len(new)
 
     # -- what goes out ---------------------------------------------------------------------------
 
@@ -242,10 +268,7 @@ class CampaignRun:
         while not (self._exhausted or self.stopping or self._waits_for_store) and (
             len(self._open) < self._window()
         ):
-            if self._mapping:
-                self._record_slice()
-            else:
-                self._claim()
+            self._take()
             if self.executor.outstanding <= len(self._open) // 2:
                 break  # results are waiting: take them in before preparing more
             self.listener(self.progress)
@@ -259,51 +282,12 @@ class CampaignRun:
         executor = self.executor
         return int(min(max(LARGEST_WINDOW, 4 * executor.slots), max(executor.ahead, rate * executor.ahead_s)))
 
-    def _all_slices(self) -> Iterator[tuple[int, int, list[Call]]]:
-        salt = b"campaign %d" % self.campaign_id
-        for number, calls in enumerate(self._maps):
-            start = 0
-            while start < len(calls):
-                stop = start + self._slice_size
-                yield number, start, calls.slice(start, stop, salt)
-                start = stop
-
-    def _record_slice(self) -> None:
-        self._next = self._next or next(self._slices, None)
-        if self._next is None:
-            self._mapping = False
-            return
-        number, start, slice_ = self._next
-        calls = self._maps[number]
-        with self._store_awaited():
-            recorded = record_calls(
-                self.profile, self.campaign_id, calls, slice_, computer_id=self.computer_id
-            )
-            self._next = None
-        if self._next is not None:
-            return
-        self._slice_size = min(LARGEST_SLICE, self._slice_size * 2)
-        places = self.places[number]
-        for call, process_id in zip(slice_, recorded.places, strict=True):
-            places[call.index] = process_id
-        self._count_answered(recorded)
-        self._submit(calls.recipe, calls.resources, recorded.to_run, len(calls) - start - len(slice_))
-
-    def _count_answered(self, recorded: Recorded) -> None:
-        self.progress.done += recorded.answered + recorded.refused
-        self.progress.reused += recorded.answered
-        self.progress.failed += recorded.failed
-        for process_id, extra in recorded.awaited.items():
-            opened = self._open.get(str(process_id))
-            if opened is not None:
-                opened.calls += extra
-
     def _submit(self, recipe: Recipe, resources: Resources, to_run: Sequence[ToRun], more: int = 0) -> None:
         tasks: list[Task] = []
         self._places.require(one.values for one in to_run)
         for one in to_run:
             self._open[str(one.process_id)] = Opened(
-                one.process_id, one.attempt, recipe, one.values, one.calls
+                one.process_id, one.attempt, recipe, one.values, one.calls, one.parent_id
             )
             tasks.append(recipe.task(one.process_id, one.attempt, one.draft))
         if tasks:
@@ -322,7 +306,7 @@ class CampaignRun:
             return
         with self.profile.transaction() as cursor:
             if only_to_kill:
-                meant = rows.find_to_kill(cursor, self.campaign_id)
+                meant = rows.find_to_kill(cursor, self.queue_id)
                 under_way = {id_: attempt for id_, attempt in under_way.items() if id_ in meant}
             taken = rows.take_over(cursor, under_way, self.profile.worker_id)
             opened = self._recipes.open(cursor, taken)
@@ -344,33 +328,73 @@ class CampaignRun:
         )
 
     def _claim(self) -> None:
-        """Take over a slice of what an earlier run recorded and has no result of."""
-        with self.profile.transaction() as cursor:
-            claimed = rows.claim_unfinished(cursor, self.campaign_id, self.profile.worker_id, LARGEST_SLICE)
-            groups = self._recipes.group(cursor, claimed)
-            values = load_values(self.profile, cursor, claimed)
-        if not claimed:
+        """Take over a slice of what was recorded and has no result."""
+        if not self._claimed:
+            with self.profile.transaction() as cursor:
+                self._claimed = rows.claim_unfinished(
+                    cursor, self.queue_id, self.profile.worker_id, LARGEST_SLICE
+                )
+        if not self._claimed:
             self._exhausted = True
             return
-        refused = []
-        running = 0
+        ready: list[tuple[Recipe, Resources, list[ToRun]]] | None = None
+        refused: list[rows.End] = []
+        with self._store_awaited():
+            ready, refused = self._made_ready(self._claimed)
+        if ready is None:
+            return
+        paused = len(self._claimed) - len(refused) - sum(len(to_run) for _, _, to_run in ready)
+        self._claimed = []
+        self.progress.paused += paused
+        self.progress.total -= self._calls_each * paused
+        self._refuse(refused)
+        for recipe, resources, to_run in ready:
+            self._submit(recipe, self.resources or resources, to_run)
+
+    def _made_ready(
+        self, claimed: Sequence[Claimed]
+    ) -> tuple[list[tuple[Recipe, Resources, list[ToRun]]], list[rows.End]]:
+        """What was claimed with its code and values, and the ends of what cannot be run.
+
+        What has lost a file ends by itself, and no other with it. Errors: StoreUnavailable.
+        """
+        refused: list[rows.End] = []
+        with self.profile.transaction() as cursor:
+            try:
+                groups = self._recipes.group(cursor, claimed)
+                values = load_values(self.profile, cursor, claimed)
+            except (BlobMissing, BlobCorrupt):
+                groups, values = [], {}
+                for process in claimed:
+                    try:
+                        own = load_values(self.profile, cursor, [process])
+                        groups += self._recipes.group(cursor, [process])
+                    except (BlobMissing, BlobCorrupt) as error:
+                        refused.append(_refused(process, str(error)))
+                    else:
+                        values |= own
+        ready = []
         for recipe, resources, processes in groups:
             to_run = []
             for process in processes:
                 given = values[process.node_id]
                 draft = draft_or_reason(recipe, given)
                 if isinstance(draft, str):
-                    refused.append(rows.End.excepted(process.node_id, process.attempt, draft))
+                    refused.append(_refused(process, draft))
                 else:
-                    to_run.append(ToRun(process.node_id, process.attempt, draft, given, self._calls_each))
-            running += len(processes)
-            self._submit(recipe, self.resources or resources, to_run)
+                    id_, attempt = process.node_id, process.attempt
+                    to_run.append(ToRun(id_, attempt, draft, given, self._calls_each, process.parent_id))
+            ready.append((recipe, resources, to_run))
+        return ready, refused
+
+    def _refuse(self, ends: Sequence[rows.End]) -> None:
+        """End what cannot be run."""
+        if not ends:
+            return
         with self.profile.transaction() as cursor:
-            rows.end(cursor, refused)
-        self.progress.paused += len(claimed) - running
-        self.progress.total -= self._calls_each * (len(claimed) - running)
-        self.progress.done += self._calls_each * len(refused)
-        self.progress.failed += self._calls_each * len(refused)
+            ended = rows.end(cursor, ends)
+        self.progress.done += self._calls_each * len(ended)
+        self.progress.failed += self._calls_each * len(ended)
 
     # -- what comes back -------------------------------------------------------------------------
 
@@ -385,6 +409,7 @@ class CampaignRun:
                 continue
             # one that somebody else has ended meanwhile is not waited for either
             del self._open[result.id]
+            self._ending.discard(result.id)
             self.progress.done += opened.calls
             self.progress.failed += 0 if ended.get(result.id, True) else opened.calls
         self._recent.append((time.monotonic(), self.progress.computed))
@@ -405,4 +430,8 @@ class CampaignRun:
 
     def _release(self) -> None:
         with self.profile.transaction() as cursor:
-            rows.release(cursor, self.profile.worker_id, self.campaign_id)
+            rows.release(cursor, self.profile.worker_id, self.queue_id)
+
+
+def _refused(process: Claimed, reason: str) -> rows.End:
+    return rows.End.excepted(process.node_id, process.attempt, reason, process.parent_id)

@@ -49,7 +49,7 @@ _EMPTY = key_of(b"")
 class Opened:
     """A process that is under way: what is needed to make sense of its result.
 
-    calls: how many calls of this run it answers.
+    calls: how many calls of this run it answers. parent_id: the workflow that called it.
     """
 
     process_id: int
@@ -57,19 +57,20 @@ class Opened:
     recipe: Recipe
     values: Mapping[str, object]
     calls: int
+    parent_id: int | None = None
 
 
 class Intake:
-    """Takes result packs of a campaign in: the store first, then everything else in one transaction.
+    """Takes result packs of a campaign or queue in: the store first, then all else in one transaction.
 
     Nothing is pruned from before the store is asked for the packs until that transaction has ended. What a
-    pack brings and no node names is kept while the campaign has calculations under way, because later packs
+    pack brings and no node names is kept while the queue has calculations under way, because later packs
     of the same chunk leave it out: PostgresIndex.promise().
     """
 
-    def __init__(self, profile: Profile, campaign_id: int) -> None:
+    def __init__(self, profile: Profile, queue_id: int) -> None:
         self._profile = profile
-        self._campaign_id = campaign_id
+        self._queue_id = queue_id
 
     def record(self, packs: Sequence[ResultPack], opened: Mapping[str, Opened]) -> dict[str, bool]:
         """Record results; those that nobody waits for any more, or of another attempt, change nothing.
@@ -116,10 +117,7 @@ class Intake:
         with self._profile.transaction() as cursor:
             index = self._profile.index(cursor)
             index.hold()
-            locations = self._taken_in(packs)
-            index.promise({place.object_name for place in locations.values()}, self._campaign_id)
-            index.add(locations)
-            return self._record(cursor, results, opened, locations, refusal)
+            return self._record(cursor, results, opened, self._taken_in(packs), refusal)
 
     def _taken_in(self, packs: Sequence[ResultPack]) -> dict[Key, BlobLocation]:
         """Where the blobs of packs lie, once they are in the store.
@@ -147,15 +145,16 @@ class Intake:
         refusal: str,
     ) -> dict[str, bool]:
         index = self._profile.index(cursor)
+        brought = _Brought(index, locations)
 
         def read(keys: Sequence[Key]) -> list[bytes]:
-            return self._profile.repository.read(keys, index)
+            return self._profile.repository.read(keys, brought)
 
         elsewhere = index.find(
             {key for result in results for key in result.files.values()} - locations.keys()
         )
         places = {**elsewhere, **locations}
-        ahead = self._read_ahead(results, opened, places, index)
+        ahead = self._read_ahead(results, opened, places, brought)
         drawn = []
         for result in results:
             process = opened[result.id]
@@ -173,6 +172,10 @@ class Intake:
                 conclusion = _complete(result, conclusion, missing)
             conclusions[process.process_id] = conclusion
             ends.append(_end(process, result, conclusion))
+        # As everybody does: rows of processes are locked first, those of packs and blobs last.
+        rows.lock(cursor, {end.parent_id for end in ends if end.parent_id is not None})
+        index.promise({place.object_name for place in locations.values()}, self._queue_id)
+        index.add(locations)
         ended = rows.end(cursor, ends)
         nodes: list[Data] = []
         links: list[Link] = []
@@ -243,6 +246,24 @@ class Intake:
         return ahead
 
 
+class _Brought:
+    """The index as it will be when what packs have brought is added to it; for reading."""
+
+    def __init__(self, index: Index, locations: Mapping[Key, BlobLocation]) -> None:
+        self._index = index
+        self._locations = locations
+
+    def hold(self) -> None:
+        self._index.hold()
+
+    def find(self, keys: Collection[Key]) -> dict[Key, BlobLocation]:
+        brought = {key: self._locations[key] for key in keys if key in self._locations}
+        return brought | self._index.find(keys)
+
+    def add(self, rows: Mapping[Key, BlobLocation]) -> None:
+        self._index.add(rows)
+
+
 def _concluded(process: Opened, result: TaskResult, files: OutputFiles) -> Conclusion:
     """What a result means; output that cannot be data is the end of that process, not of the run."""
     try:
@@ -291,5 +312,6 @@ def _end(process: Opened, result: TaskResult, conclusion: Conclusion) -> End:
         cpu_s=result.cpu_s,
         peak_memory_mb=result.peak_memory_mb,
         host=result.host,
+        parent_id=process.parent_id,
         invalidates_cache=conclusion.invalidates_cache,
     )

@@ -78,14 +78,14 @@ class End:
     invalidates_cache: bool = False
 
     @classmethod
-    def killed(cls, node_id: int, attempt: int, message: str) -> End:
+    def killed(cls, node_id: int, attempt: int, message: str, parent_id: int | None = None) -> End:
         """The end of a process that was killed before it got as far as a runner."""
-        return cls(node_id, attempt, State.KILLED, None, message, None, None, None, None, None)
+        return cls(node_id, attempt, State.KILLED, None, message, None, None, None, None, None, parent_id)
 
     @classmethod
-    def excepted(cls, node_id: int, attempt: int, message: str) -> End:
+    def excepted(cls, node_id: int, attempt: int, message: str, parent_id: int | None = None) -> End:
         """The end of a process that never got as far as a runner."""
-        return cls(node_id, attempt, State.EXCEPTED, None, message, None, None, None, None, None)
+        return cls(node_id, attempt, State.EXCEPTED, None, message, None, None, None, None, None, parent_id)
 
 
 @dataclass(slots=True)
@@ -205,7 +205,7 @@ def end(cursor: Any, ends: Sequence[End]) -> set[int]:
         """
         UPDATE process p
         SET state = e.state::process_state, exit_status = e.exit_status, exit_message = e.message,
-            started_at = to_timestamp(e.started_at),
+            started_at = coalesce(to_timestamp(e.started_at), p.started_at),
             finished_at = coalesce(to_timestamp(e.started_at + e.wall_s), now()),
             wall_s = e.wall_s, cpu_s = e.cpu_s, peak_memory_mb = e.peak_memory_mb, host = e.host,
             valid_cache = p.valid_cache AND NOT e.invalidates,
@@ -398,6 +398,17 @@ def find_to_kill(cursor: Any, queue_id: int) -> dict[int, int]:
         WHERE queue_id = %s AND to_kill AND NOT workflow AND state IN ('created', 'waiting', 'running')
         """,
         (queue_id,),
+    )
+    return dict(cursor.fetchall())
+
+
+def find_parents(cursor: Any, ids: Collection[int]) -> dict[int, int]:
+    """Of these processes those that workflows have called: id → the workflow."""
+    if not ids:
+        return {}
+    cursor.execute(
+        "SELECT node_id, parent_id FROM process WHERE node_id = ANY(%s) AND parent_id IS NOT NULL",
+        (list(ids),),
     )
     return dict(cursor.fetchall())
 

@@ -24,13 +24,17 @@ from grange.core.transition import ENDED, ProcessStatus, State, Submitted, step
 
 @dataclass(slots=True)
 class ToRun:
-    """A recorded process that is to be submitted. calls: how many calls of this run it answers."""
+    """A recorded process that is to be submitted.
+
+    calls: how many calls of this run it answers. parent_id: the workflow that called it.
+    """
 
     process_id: int
     attempt: int
     draft: Draft
     values: Mapping[str, object]
     calls: int
+    parent_id: int | None = None
 
 
 @dataclass(slots=True)

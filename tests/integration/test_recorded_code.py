@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import grange as gr
-from grange.core.engine import CampaignRun
+from grange.core.campaign_run import CampaignRun
 from grange.core.intake import Intake
 from grange.core.profile import Profile
 from grange.farm.result import ResultPack, TaskResult
