@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from grange.core import process as rows
+from grange.core.call_binding import bound, recording_profile
 from grange.core.calls import Argument, make_argument
-from grange.core.errors import GrangeError, InputInvalid
+from grange.core.current_frame import current_frame, is_calculating
 from grange.core.exit_code import ExitCode
 from grange.core.function_recipe import FunctionRecipe, outputs_of_return
+from grange.core.future import ProcessFailed
 from grange.core.graph import forgotten_on_error, store
 from grange.core.link import Link, LinkType
 from grange.core.node import Data
@@ -22,10 +23,8 @@ from grange.core.process import NewProcess
 from grange.core.profile import Profile
 from grange.core.transition import State
 
-_recording: ContextVar[Profile | None] = ContextVar("grange_recording", default=None)
 
-
-class CalculationFailed(GrangeError):
+class CalculationFailed(ProcessFailed):
     """A calcfunction returned an exit code.
 
     exit_code: what it returned; process_id: its record.
@@ -34,19 +33,44 @@ class CalculationFailed(GrangeError):
     def __init__(self, label: str, exit_code: ExitCode, process_id: int) -> None:
         self.exit_code = exit_code
         self.process_id = process_id
-        super().__init__(
-            f"{label} (process {process_id}) failed with exit status {exit_code.status}: {exit_code.message}"
+        self.told(
+            exit_code.status,
+            exit_code.message,
+            f"{label} (process {process_id}) failed with exit status {exit_code.status}: {exit_code.message}",
         )
 
 
-@contextmanager
-def recording(profile: Profile) -> Iterator[Profile]:
-    """Record the calcfunctions called in this block, in this thread, in that profile."""
-    token = _recording.set(profile)
-    try:
-        yield profile
-    finally:
-        _recording.reset(token)
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A call that has been run here, and what came of it. Units: seconds since the epoch, seconds.
+
+    by_name: whether the function returned a dict.
+    """
+
+    recipe: FunctionRecipe
+    arguments: Mapping[str, Argument]
+    outputs: Mapping[str, Data]
+    by_name: bool
+    error: Exception | None
+    exit_code: ExitCode | None
+    started_at: float
+    wall_s: float
+
+    @property
+    def state(self) -> State:
+        return State.EXCEPTED if self.error is not None else State.FINISHED
+
+    @property
+    def exit_status(self) -> int | None:
+        if self.error is not None:
+            return None
+        return self.exit_code.status if self.exit_code else 0
+
+    @property
+    def message(self) -> str | None:
+        if self.error is not None:
+            return f"{type(self.error).__name__}: {self.error}"
+        return self.exit_code.message if self.exit_code else None
 
 
 class CalcFunction:
@@ -73,14 +97,12 @@ class CalcFunction:
         return FunctionRecipe.of(self.__wrapped__)
 
     def __call__(self, *args: object, **kwargs: object) -> Any:
-        profile = _recording.get()
-        if profile is None:
-            name = self.__wrapped__.__name__
-            raise GrangeError(
-                f"{name} is a calcfunction, and there is no profile to record it in: call it inside "
-                f"`with gr.recording(profile):`, or as {name}.run(profile, …)"
-            )
-        return self.run(profile, *args, **kwargs)
+        if is_calculating():
+            return self.__wrapped__(*args, **kwargs)
+        frame = current_frame()
+        if frame is not None:
+            return frame.run_here(self, self._bound(args, kwargs))
+        return self.run(recording_profile(self.__wrapped__.__name__, "calcfunction"), *args, **kwargs)
 
     def run(self, profile: Profile, *args: object, **kwargs: object) -> Any:
         """Call the function and record it.
@@ -90,14 +112,38 @@ class CalcFunction:
         Errors: InputInvalid before anything is stored; CalculationFailed for a returned exit code;
         what the function raises, after it is recorded as excepted.
         """
+        ran = self.ran(self.arguments(self._bound(args, kwargs)))
+        process_id = _record(profile, ran)
+        if ran.error is not None:
+            raise ran.error
+        if ran.exit_code is not None:
+            raise CalculationFailed(ran.recipe.label, ran.exit_code, process_id)
+        return dict(ran.outputs) if ran.by_name else ran.outputs.get("result")
+
+    @property
+    def label(self) -> str:
+        """The name of the function."""
+        return self._recipe.label
+
+    @property
+    def process_type(self) -> str:
+        """Module and name of the function."""
+        return self._recipe.process_type
+
+    def arguments(self, given: Mapping[str, object]) -> dict[str, Argument]:
+        """Inputs by port as data, plain values and hashes. Errors: InputInvalid, InputMissing."""
         recipe = self._recipe
-        given = self._bound(args, kwargs)
-        arguments = {
+        recipe.ports.require(given, recipe.label)
+        return {
             name: make_argument(
                 port_of(recipe.ports, name, recipe.label), name, value, f"{recipe.label}: {name}"
             )
             for name, value in given.items()
         }
+
+    def ran(self, arguments: Mapping[str, Argument]) -> Ran:
+        """Call the function here and now; nothing is recorded, and nothing that it raises comes out."""
+        recipe = self._recipe
         started_at = time.time()
         clock = time.perf_counter()
         outputs: Mapping[str, Data] = {}
@@ -111,33 +157,14 @@ class CalcFunction:
                 exit_code = made
             else:
                 outputs = made
-        except Exception as raised:  # recorded, then raised again
+        except Exception as raised:  # recorded, and raised again where the call is answered
             error = raised
-        process_id = _record(
-            profile, recipe, arguments, outputs, error, exit_code, started_at, time.perf_counter() - clock
-        )
-        if error is not None:
-            raise error
-        if exit_code is not None:
-            raise CalculationFailed(recipe.label, exit_code, process_id)
         by_name = isinstance(returned, dict) and outputs.keys() == returned.keys()
-        return dict(outputs) if by_name else outputs.get("result")
+        wall_s = time.perf_counter() - clock
+        return Ran(recipe, arguments, outputs, by_name, error, exit_code, started_at, wall_s)
 
     def _bound(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:
-        """What is given, by port; what comes by position goes to the ports in their order."""
-        ports = self._recipe.ports
-        label = self._recipe.label
-        if len(args) > len(ports):
-            raise InputInvalid(label, args, f"at most {len(ports)} inputs by position ({', '.join(ports)})")
-        given = dict(zip(ports, args, strict=False))
-        for name, value in kwargs.items():
-            if name in given:
-                raise InputInvalid(
-                    f"{label}: {name}", value, "each input once; this one was given by position too"
-                )
-            given[name] = value
-        ports.require(given, label)
-        return given
+        return bound(self._recipe.ports, self._recipe.label, args, kwargs)
 
 
 def calcfunction(function: Callable[..., object]) -> CalcFunction:
@@ -145,25 +172,17 @@ def calcfunction(function: Callable[..., object]) -> CalcFunction:
     return CalcFunction(function)
 
 
-def _record(
-    profile: Profile,
-    recipe: FunctionRecipe,
-    arguments: Mapping[str, Argument],
-    outputs: Mapping[str, Data],
-    error: Exception | None,
-    exit_code: ExitCode | None,
-    started_at: float,
-    wall_s: float,
-) -> int:
+def _record(profile: Profile, ran: Ran) -> int:
+    recipe = ran.recipe
     node = recipe.node_class(recipe.attributes, files=recipe.files, process_type=recipe.process_type)
-    data = {id(item): item for argument in arguments.values() for item in argument.nodes.values()}
+    data = {id(item): item for argument in ran.arguments.values() for item in argument.nodes.values()}
     links = [
         Link(item, node, LinkType.INPUT_CALC, label)
-        for argument in arguments.values()
+        for argument in ran.arguments.values()
         for label, item in argument.nodes.items()
     ]
-    links += [Link(node, item, LinkType.CREATE, label) for label, item in outputs.items()]
-    new = [*(item for item in data.values() if item.id is None), node, *outputs.values()]
+    links += [Link(node, item, LinkType.CREATE, label) for label, item in ran.outputs.items()]
+    new = [*(item for item in data.values() if item.id is None), node, *ran.outputs.values()]
     with forgotten_on_error(new), profile.transaction() as cursor:
         store(
             cursor,
@@ -175,18 +194,23 @@ def _record(
             reader=profile.read_files,
         )
         assert node.id is not None
-        rows.insert(
-            cursor,
-            [NewProcess(node.id, recipe.label, None, None, None, State.RUNNING, 1, None)],
-        )
-        state = State.EXCEPTED if error is not None else State.FINISHED
-        message = (
-            f"{type(error).__name__}: {error}"
-            if error is not None
-            else exit_code.message
-            if exit_code
-            else None
-        )
-        status = None if error is not None else exit_code.status if exit_code else 0
-        rows.end(cursor, [rows.End(node.id, 1, state, status, message, started_at, wall_s, None, None, None)])
+        rows.insert(cursor, [row_of(ran, node.id)])
     return node.id
+
+
+def row_of(ran: Ran, node_id: int) -> NewProcess:
+    """The row of a call that has been run here."""
+    return NewProcess(
+        node_id,
+        ran.recipe.label,
+        None,
+        None,
+        None,
+        ran.state,
+        1,
+        None,
+        exit_status=ran.exit_status,
+        exit_message=ran.message,
+        started_at=ran.started_at,
+        wall_s=ran.wall_s,
+    )

@@ -85,7 +85,7 @@ class Calls:
             if isinstance(given, Fixed):
                 self._constants[name] = self._argument(name, given.value)
             elif is_column(given):
-                self._columns[name] = _materialised(given)
+                self._columns[name] = materialised(given)
             else:
                 self._constants[name] = self._argument(name, given)
         self._product = product
@@ -236,7 +236,8 @@ def is_column(given: object) -> bool:
     return isinstance(given, set | frozenset)
 
 
-def _materialised(given: Any) -> Sequence[object]:
+def materialised(given: Any) -> Sequence[object]:
+    """The values of a column, as a sequence."""
     if isinstance(given, list | tuple | range):
         return given
     if isinstance(given, set | frozenset):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from grange.core.calcfunction import CalcFunction
     from grange.core.future import Future
     from grange.core.profile import Profile
     from grange.farm.task import Resources
@@ -20,7 +22,11 @@ class Frame(Protocol):
     """
 
     process_id: int
-    profile: Profile
+
+    @property
+    def profile(self) -> Profile:
+        """The profile that it is recorded in."""
+        ...
 
     def call(
         self,
@@ -55,8 +61,15 @@ class Frame(Protocol):
         """Many calls at once, as Campaign.map takes them: lists are gone through in step."""
         ...
 
-    def wait(self, futures: Sequence[Future], *, any_of_them: bool = False) -> None:
-        """Until all of these have ended, well or not (or one of them has)."""
+    def run_here(self, function: CalcFunction, inputs: Mapping[str, object]) -> Any:
+        """Call a calcfunction in this worker; returns what CalcFunction.run does. Errors: ProcessFailed."""
+        ...
+
+    def wait(self, futures: Sequence[Future], *, any_of_them: bool = False) -> list[Future]:
+        """Until all of these have ended, well or not (or one of them has); returns those that have.
+
+        Of any_of_them it is recorded which had ended, so that a replay sees the same.
+        """
         ...
 
     def report(self, message: str, level: str = "REPORT") -> None:
@@ -71,9 +84,27 @@ class Frame(Protocol):
 _current: ContextVar[Frame | None] = ContextVar("grange_frame", default=None)
 
 
+_calculating: ContextVar[bool] = ContextVar("grange_calculating", default=False)
+
+
 def current_frame() -> Frame | None:
     """The frame of the workflow that calls this; None outside of workflows."""
-    return _current.get()
+    return None if _calculating.get() else _current.get()
+
+
+@contextmanager
+def calculating() -> Iterator[None]:
+    """Around a calculation that a workflow runs here: what it calls is no call of the workflow."""
+    token = _calculating.set(True)
+    try:
+        yield
+    finally:
+        _calculating.reset(token)
+
+
+def is_calculating() -> bool:
+    """Whether this is called by a calculation that a workflow runs here."""
+    return _calculating.get()
 
 
 def enter_frame(frame: Frame) -> None:

@@ -25,6 +25,7 @@ OUTPUT_NOT_PARSED = ExitCode(173, "the output could not be parsed")
 OUTPUT_NOT_STASHED = ExitCode(175, "files could not be stashed")
 PROGRAM_MISSING = ExitCode(180, "the program is not there or cannot be executed")
 INPUT_NOT_WRITTEN = ExitCode(181, "an input file could not be written")
+CALL_FAILED = ExitCode(190, "a process that the workflow called did not finish well")
 
 #: The first number that a class may use for a way to fail of its own.
 FIRST_OWN = 200

@@ -18,11 +18,19 @@ class ProcessFailed(GrangeError):
     future: the process; exit_status: None where it excepted or was killed.
     """
 
+    future: Future | None = None
+    exit_status: int | None
+    exit_message: str | None
+
     def __init__(self, future: Future) -> None:
         self.future = future
-        self.exit_status = future.exit_status
-        self.exit_message = future.exit_message
-        super().__init__(future.said())
+        self.told(future.exit_status, future.exit_message, future.said())
+
+    def told(self, exit_status: int | None, exit_message: str | None, said: str) -> None:
+        """Set what is known of the end."""
+        self.exit_status = exit_status
+        self.exit_message = exit_message
+        self.args = (said,)
 
 
 class Waiter(Protocol):
@@ -197,6 +205,10 @@ class Future:
     def named(self, process_id: int) -> None:
         """Set the id of its process."""
         self._id = process_id
+
+    def unnamed(self) -> None:
+        """Take the id back: its process could not be recorded yet."""
+        self._id = None
 
     @property
     def has_outputs(self) -> bool:

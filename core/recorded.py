@@ -24,7 +24,12 @@ from grange.core.process import Claimed, pause
 from grange.core.profile import Profile
 from grange.core.recipe import Recipe
 from grange.core.resources import resources_of_attributes
+from grange.core.runnable import workflow_recipe_of
 from grange.core.shell_job import SHELL_ATTRIBUTE, ShellJob, ShellRecipe
+from grange.core.workflow import FunctionWorkflowRecipe
+from grange.core.workflow_recipe import WorkflowRecipe
+from grange.core.workflow_rows import ClaimedWorkflow
+from grange.core.workflow_rows import pause as pause_workflows
 from grange.farm.task import Resources
 
 
@@ -38,6 +43,7 @@ class RecordedRecipes:
     def __init__(self, profile: Profile) -> None:
         self._profile = profile
         self._made: dict[tuple[str, ...], Recipe | CodeChanged] = {}
+        self._workflows: dict[tuple[str, ...], WorkflowRecipe | CodeChanged] = {}
 
     def group(
         self, cursor: Any, claimed: Sequence[Claimed], *, to_run: bool = True
@@ -65,10 +71,44 @@ class RecordedRecipes:
         groups = self.group(cursor, claimed, to_run=False)
         values = load_values(self._profile, cursor, claimed)
         return {
-            str(process.node_id): Opened(process.node_id, process.attempt, recipe, values[process.node_id], 0)
+            str(process.node_id): Opened(
+                process.node_id, process.attempt, recipe, values[process.node_id], 0, process.parent_id
+            )
             for recipe, _, processes in groups
             for process in processes
         }
+
+    def of_workflows(self, cursor: Any, claimed: Sequence[ClaimedWorkflow]) -> dict[int, WorkflowRecipe]:
+        """The recipe of each workflow; those whose code cannot be had are paused, with the reason.
+
+        The code may have changed: whether it still fits the record is seen call by call.
+        """
+        found: dict[int, WorkflowRecipe] = {}
+        reasons: list[tuple[int, str]] = []
+        for process in claimed:
+            recipe = self._workflow(cursor, process)
+            if isinstance(recipe, CodeChanged):
+                reasons.append((process.node_id, str(recipe)))
+            else:
+                found[process.node_id] = recipe
+        pause_workflows(cursor, reasons)
+        return found
+
+    def _workflow(self, cursor: Any, process: ClaimedWorkflow) -> WorkflowRecipe | CodeChanged:
+        files = files_of(process.repository_metadata)
+        identity = (process.process_type, *(files.get(name, "") for name in _CODE_FILES))
+        if identity not in self._workflows:
+            try:
+                self._workflows[identity] = _made_workflow(process, self._pickled(cursor, files))
+            except CodeChanged as changed:
+                self._workflows[identity] = changed
+        return self._workflows[identity]
+
+    def _pickled(self, cursor: Any, files: Mapping[str, Any]) -> bytes | None:
+        for name in (function_recipe.PICKLE_FILE, job_recipe.PICKLE_FILE):
+            if name in files:
+                return self._profile.repository.read([files[name]], self._profile.index(cursor))[0]
+        return None
 
     def _recipe(self, cursor: Any, process: Claimed, to_run: bool) -> Recipe | CodeChanged:
         files = files_of(process.repository_metadata)
@@ -120,6 +160,23 @@ def _make(process: Claimed, files: Mapping[str, bytes], to_run: bool) -> Recipe:
         raise CodeChanged(f"{name} is no CalcJob any more")
     recipe = JobRecipe(job_class)
     recipe.files = files
+    return recipe
+
+
+def _made_workflow(process: ClaimedWorkflow, pickled: bytes | None) -> WorkflowRecipe:
+    """Errors: CodeChanged."""
+    attributes = process.attributes
+    path = attributes.get("function_path") or attributes.get("class_path") or ""
+    if "function_name" in attributes:
+        name = f"{attributes['function_namespace']}:{attributes['function_name']}"
+    else:
+        name = process.process_type
+    code: Any = _unpickled(pickled, path, name) if pickled is not None else _imported(name, path)
+    recipe = workflow_recipe_of(code)
+    if recipe is None and callable(code) and "function_name" in attributes:
+        recipe = FunctionWorkflowRecipe(code)
+    if recipe is None:
+        raise CodeChanged(f"{process.process_type} is no workflow any more")
     return recipe
 
 

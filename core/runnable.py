@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from grange.core.caching import caching_of
 from grange.core.calcjob import CalcJob
-from grange.core.calls import Calls, Fixed
+from grange.core.calls import Calls, Fixed, is_column, materialised
 from grange.core.errors import InputInvalid
 from grange.core.function_recipe import FunctionRecipe
 from grange.core.job_recipe import JobRecipe
@@ -79,3 +80,33 @@ def calls_of(
         profile.config.caching, recipe.process_type, recipe.label, declared=recipe.caching, wanted=cache
     )
     return Calls(recipe, given, product=product, resources=resources, caching=caching)
+
+
+def columns_of(
+    label: str, columns: Mapping[str, object], *, product: bool = False
+) -> Iterator[dict[str, object]]:
+    """The inputs of many calls of a workflow: columns gone through in step, or in every combination.
+
+    Which inputs are columns is as for Campaign.map: lists and the like are, gr.fixed([…]) is not.
+    Errors: InputInvalid for columns of different lengths.
+    """
+    constants = {
+        name: value.value if isinstance(value, Fixed) else value
+        for name, value in columns.items()
+        if not is_column(value)
+    }
+    varied = {name: materialised(value) for name, value in columns.items() if is_column(value)}
+    lengths = {name: len(column) for name, column in varied.items()}
+    if not product and len(set(lengths.values())) > 1:
+        raise InputInvalid(
+            f"{label}: lengths",
+            lengths,
+            "as many values for each input, or product=True for every combination",
+        )
+    gone_through: Iterator[tuple[object, ...]]
+    if product or not varied:
+        gone_through = itertools.product(*varied.values())
+    else:
+        gone_through = zip(*varied.values(), strict=True)
+    for values in gone_through:
+        yield {**constants, **dict(zip(varied, values, strict=True))}

@@ -11,9 +11,13 @@ import os
 import socket
 import time
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 from grange.core.database import Connection, Cursor, transaction
 from grange.core.errors import CampaignBusy
+
+if TYPE_CHECKING:
+    from grange.core.profile import Profile
 
 #: First keys of grange's advisory locks; the second key is the id of the row.
 WORKER_LOCK = 0x67_72_61_01
@@ -38,6 +42,46 @@ def register_worker(connection: Connection, role: str = CLIENT, daemon_id: int |
         (worker_id,) = cursor.fetchone() or (0,)
         cursor.execute("SELECT pg_advisory_lock(%s, %s)", (WORKER_LOCK, worker_id))
     return int(worker_id)
+
+
+def free_dead(profile: Profile) -> int:
+    """Let others claim what workers had who are gone: their locks are free. Returns how many workflows.
+
+    Calculations need no such thing: whoever holds the lock of their queue takes them over.
+    """
+    with profile.transaction() as cursor:
+        cursor.execute(
+            """
+            WITH alive AS MATERIALIZED (
+                SELECT objid::bigint AS id FROM pg_locks
+                WHERE locktype = 'advisory' AND objsubid = 2 AND granted AND classid::bigint = %(lock)s
+                  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+            ), gone AS MATERIALIZED (
+                SELECT id FROM worker WHERE ended_at IS NULL AND id NOT IN (SELECT id FROM alive)
+                ORDER BY id FOR UPDATE SKIP LOCKED
+            )
+            UPDATE worker SET ended_at = now() FROM gone
+            WHERE worker.id = gone.id AND pg_try_advisory_xact_lock(%(lock)s, gone.id)
+            RETURNING worker.id
+            """,
+            {"lock": WORKER_LOCK},
+        )
+        gone = [row[0] for row in cursor.fetchall()]
+        if not gone:
+            return 0
+        cursor.execute(
+            """
+            UPDATE process SET worker_id = NULL, ready = true
+            WHERE node_id IN (
+                SELECT node_id FROM process WHERE workflow AND worker_id = ANY(%s)
+                  AND state IN ('created', 'waiting', 'running') ORDER BY node_id FOR NO KEY UPDATE)
+            """,
+            (gone,),
+        )
+        freed = int(cursor.rowcount)
+        if freed:
+            cursor.execute("SELECT pg_notify('grange', 'ready')")
+    return freed
 
 
 def lock_campaign(connection: Connection, campaign_id: int, *, wait_s: float = 2.0) -> None:

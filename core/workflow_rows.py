@@ -90,7 +90,8 @@ def claim(cursor: Any, ids: Collection[int], worker_id: int) -> list[ClaimedWork
             SET ready = false, awaits = CASE WHEN awaited.open THEN p.awaits END,
                 worker_id = CASE WHEN awaited.open THEN NULL ELSE %(worker)s END,
                 state = CASE WHEN awaited.open THEN p.state ELSE 'running' END,
-                attempt = CASE WHEN awaited.open THEN p.attempt ELSE greatest(p.attempt, 1) END
+                attempt = CASE WHEN awaited.open THEN p.attempt ELSE greatest(p.attempt, 1) END,
+                started_at = CASE WHEN awaited.open THEN p.started_at ELSE coalesce(p.started_at, now()) END
             FROM (SELECT q.node_id, EXISTS (SELECT FROM process c WHERE c.node_id = q.awaits
                          AND c.state IN ('created', 'waiting', 'running')) AS open
                   FROM process q WHERE q.node_id = ANY(%(ids)s)) AS awaited
@@ -144,9 +145,9 @@ def wait(cursor: Any, waits: Sequence[Wait]) -> list[int]:
     cursor.execute(
         """
         WITH given AS (
-            SELECT * FROM unnest(%(ids)s::bigint[], %(added)s::int[], %(any)s::bool[], %(some)s::bool[],
+            SELECT * FROM unnest(%(ids)s::bigint[], %(added)s::int[], %(any)s::bool[], %(listed)s::bool[],
                                  %(waiting)s::bool[], %(let_go)s::bool[])
-                AS given (id, added, any_of, some, waiting, let_go)
+                AS given (id, added, any_of, listed, waiting, let_go)
         ), wanted AS (
             SELECT pair.id, count(*) FILTER (WHERE c.state IN ('created', 'waiting', 'running')) AS open,
                    count(*) AS count,
@@ -155,7 +156,7 @@ def wait(cursor: Any, waits: Sequence[Wait]) -> list[int]:
             JOIN process c ON c.node_id = pair.call GROUP BY pair.id
         ), meant AS (
             SELECT given.*, p.open_children + given.added AS open_children, wanted.first,
-                   CASE WHEN NOT given.some THEN CASE WHEN given.any_of
+                   CASE WHEN NOT given.listed THEN CASE WHEN given.any_of
                                                       THEN p.open_children + given.added - 1 ELSE 0 END
                         WHEN given.any_of THEN CASE WHEN wanted.open < wanted.count
                             THEN p.open_children + given.added ELSE p.open_children + given.added - 1 END
@@ -176,7 +177,7 @@ def wait(cursor: Any, waits: Sequence[Wait]) -> list[int]:
             "ids": [wait.node_id for wait in waits],
             "added": [wait.added for wait in waits],
             "any": [wait.any for wait in waits],
-            "some": [bool(wait.calls) for wait in waits],
+            "listed": [bool(wait.calls) for wait in waits],
             "waiting": [wait.waiting for wait in waits],
             "let_go": [wait.let_go for wait in waits],
             "parents": [parent for parent, _ in pairs],
@@ -199,12 +200,13 @@ def give_back(cursor: Any, worker_id: int) -> int:
 
 
 def pause(cursor: Any, reasons: Iterable[tuple[int, str]]) -> None:
-    """Set workflows aside, each with its reason, until somebody plays them."""
+    """Set workflows aside, each with its reason ("": what is there stays), until somebody plays them."""
     given = list(reasons)
     if given:
         cursor.execute(
             """
-            UPDATE process p SET paused = true, exit_message = given.reason, worker_id = NULL, ready = true
+            UPDATE process p SET paused = true, worker_id = NULL, ready = true,
+                exit_message = coalesce(nullif(given.reason, ''), p.exit_message)
             FROM unnest(%s::bigint[], %s::text[]) AS given (id, reason)
             WHERE p.node_id = given.id AND p.state IN ('created', 'waiting', 'running')
             """,

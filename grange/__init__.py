@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from grange.core.caching import disable_caching, enable_caching
-    from grange.core.calcfunction import CalcFunction, CalculationFailed, calcfunction, recording
+    from grange.core.calcfunction import CalcFunction, CalculationFailed, calcfunction
     from grange.core.calcjob import CalcJob
+    from grange.core.call_binding import recording
     from grange.core.calls import Fixed as fixed  # noqa: N813
     from grange.core.campaign import Campaign, CampaignInterrupted
     from grange.core.command import Command
@@ -80,7 +81,7 @@ _HOME = {
     "enable_caching": "grange.core.caching",
     "fixed": "grange.core.calls",
     "open": "grange.core.profile",
-    "recording": "grange.core.calcfunction",
+    "recording": "grange.core.call_binding",
 }
 _RENAMED = {"fixed": "Fixed", "open": "open_profile"}
 

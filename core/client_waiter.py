@@ -1,0 +1,133 @@
+"""Waiting for processes from a script or notebook: many at once, hastened by news from the database."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+
+from grange.core import workflow_rows
+from grange.core.future import Future
+from grange.core.graph import load
+from grange.core.node import Data
+from grange.core.profile import Profile
+from grange.core.transition import State
+from grange.core.wakeups import Wakeups
+
+#: Seconds between looks where nobody tells of an end.
+LOOK_S = 0.5
+#: So many ids in one question.
+ASKED = 10_000
+#: Seconds after which it is said that nobody is at work.
+NOBODY_AFTER_S = 3.0
+
+_IS_ANYBODY_THERE = """
+SELECT EXISTS (
+    SELECT FROM worker JOIN pg_locks held ON held.objid::bigint = worker.id
+    WHERE worker.ended_at IS NULL AND worker.role IN ('worker', 'dispatcher') AND held.locktype = 'advisory'
+      AND held.objsubid = 2 AND held.granted AND held.classid::bigint = %s
+      AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database()))
+"""
+
+
+class ClientWaiter:
+    """The Waiter of processes that were submitted outside of workflows.
+
+    told: is called now and then with those that have ended of those that are waited for.
+    """
+
+    def __init__(self, profile: Profile) -> None:
+        self._profile = profile
+        self._wakeups: Wakeups | None = None
+        self.told: Callable[[Sequence[Future]], None] = lambda _: None
+
+    def wait_for(self, futures: Sequence[Future], timeout_s: float | None, any_of_them: bool) -> bool:
+        """Waiter.wait_for"""
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        began = time.monotonic()
+        warned = False
+        if self._wakeups is None:
+            self._wakeups = Wakeups(self._profile)
+        while True:
+            left = [future for future in futures if not future.is_terminated]
+            self._look(left)
+            left = [future for future in left if not future.is_terminated]
+            self.told([future for future in futures if future.is_terminated])
+            if not left or (any_of_them and len(left) < len(futures)):
+                return True
+            now = time.monotonic()
+            if until is not None and now >= until:
+                return False
+            if not warned and until is None and now - began > NOBODY_AFTER_S:
+                warned = True
+                self._warn()
+            self._wakeups.wait(LOOK_S if until is None else min(LOOK_S, until - now))
+
+    def _look(self, futures: Sequence[Future]) -> None:
+        by_id = {future.id: future for future in futures}
+        ids = list(by_id)
+        for start in range(0, len(ids), ASKED):
+            with self._profile.transaction() as cursor:
+                ends = workflow_rows.read_ends(cursor, ids[start : start + ASKED])
+            for process_id, state, status, message in ends:
+                by_id[process_id].settle(state, status, message)
+
+    def _warn(self) -> None:
+        from grange.core.worker import WORKER_LOCK
+
+        with self._profile.transaction() as cursor:
+            cursor.execute(_IS_ANYBODY_THERE, (WORKER_LOCK,))
+            (there,) = cursor.fetchone() or (True,)
+        if not there:
+            warnings.warn(
+                "nobody is at work in this profile: `grange daemon start` starts workers, "
+                "and gr.run(…) runs a process in the script itself",
+                stacklevel=4,
+            )
+
+    def name(self, futures: Sequence[Future]) -> None:
+        """Waiter.name; those of clients have their ids from the beginning."""
+
+    def load_outputs(self, futures: Sequence[Future]) -> None:
+        """Waiter.load_outputs"""
+        load_outputs(self._profile, futures)
+
+    def kill(self, futures: Sequence[Future]) -> None:
+        """Waiter.kill"""
+        from grange.core.process_control import kill
+
+        kill(self._profile, [future.id for future in futures])
+
+
+def load_outputs(profile: Profile, futures: Sequence[Future]) -> None:
+    """Give futures that have ended their outputs, in two questions for all of them."""
+    wanted = [future for future in futures if not future.has_outputs]
+    outputs: dict[int, dict[str, Data]] = {future.id: {} for future in wanted}
+    with profile.transaction() as cursor:
+        links = workflow_rows.read_outputs(cursor, list(outputs))
+        ids = list({node_id for _, _, node_id in links})
+        nodes = dict(zip(ids, load(cursor, ids, profile.read_files), strict=True))
+    for process_id, label, node_id in links:
+        node = nodes[node_id]
+        if isinstance(node, Data):
+            outputs[process_id][label] = node
+    for future in wanted:
+        future.give(outputs[future.id])
+
+
+def future_of(profile: Profile, process_id: int) -> Future:
+    """The future of a process that is recorded already. Errors: NotFound."""
+    from grange.core.errors import NotFound
+
+    with profile.transaction() as cursor:
+        cursor.execute(
+            "SELECT label, state::text, exit_status, exit_message FROM process WHERE node_id = %s",
+            (process_id,),
+        )
+        row = cursor.fetchone()
+    if row is None:
+        raise NotFound(f"no process has the id {process_id}")
+    label, state, status, message = row
+    future = Future(ClientWaiter(profile), label, process_id)
+    future.settle(State(state), status, message)
+    return future

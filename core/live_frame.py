@@ -1,0 +1,497 @@
+"""Live frames: the code of a workflow while a worker runs it, a greenlet that stops where it has to wait."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from greenlet import GreenletExit, getcurrent, greenlet
+
+from grange.core.caching import enter_recorded, recorded_blocks
+from grange.core.calcfunction import CalcFunction, Ran
+from grange.core.calls import Calls
+from grange.core.current_frame import calculating, enter_frame
+from grange.core.errors import GrangeError
+from grange.core.exit_status import CALL_FAILED
+from grange.core.future import Future, ProcessFailed
+from grange.core.pending_call import (
+    FarmCall,
+    PendingCall,
+    WorkflowCall,
+    hash_of_arguments,
+    hash_of_given,
+)
+from grange.core.runnable import calls_of, columns_of, workflow_recipe_of
+from grange.core.transition import ENDED, State
+from grange.core.workflow_recipe import WorkflowEnd, WorkflowRecipe
+from grange.core.workflow_rows import RecordedCall
+from grange.farm.task import Resources
+
+if TYPE_CHECKING:
+    from grange.core.hub import Hub
+    from grange.core.node import Data
+    from grange.core.profile import Profile
+
+#: The attribute of a workflow's node that says where its calls are run, unless they say otherwise.
+EXECUTOR_ATTRIBUTE = "executor"
+
+
+class RecordDiffers(BaseException):
+    """The code makes another call than the record has; no `except Exception` of the code catches it."""
+
+
+# -- what a frame may be stopped at
+
+
+@dataclass(slots=True)
+class AtFlush:
+    """Until what it has done is committed."""
+
+
+@dataclass(slots=True)
+class AtWait:
+    """Until calls have ended; any: one of them is enough.
+
+    waiting: the ids of those that are open, once all of them are recorded.
+    """
+
+    futures: Sequence[CallFuture]
+    any: bool
+    waiting: set[int] = field(default_factory=set)
+
+    @property
+    def over(self) -> bool:
+        """Whether what it waits for has happened."""
+        if self.any:
+            return any(future.is_terminated for future in self.futures)
+        return not self.waiting
+
+
+@dataclass(slots=True)
+class AtPage:
+    """Until the next page of its record is read."""
+
+
+@dataclass(slots=True)
+class AtOutputs:
+    """Until the outputs of calls that have ended are read."""
+
+    futures: Sequence[Future]
+
+
+@dataclass(slots=True)
+class AtPause:
+    """Until somebody plays it; whatever comes then comes from the record."""
+
+    reason: str
+
+
+Stop = AtFlush | AtWait | AtPage | AtOutputs | AtPause
+
+
+class CallFuture(Future):
+    """A call of a workflow. sequence: its number there."""
+
+    __slots__ = ("sequence",)
+
+    def __init__(self, frame: LiveFrame, process_label: str, sequence: int) -> None:
+        super().__init__(frame, process_label)
+        self.sequence = sequence
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a frame ended."""
+
+    state: State
+    exit_status: int | None
+    message: str | None
+    outputs: Mapping[str, Data] = field(default_factory=dict)
+    details: str = ""
+
+
+class LiveFrame:
+    """One workflow under way in this worker: grange.core.current_frame.Frame, and the Waiter of its calls.
+
+    Its methods below "what the code may do" are called by the code, in the greenlet; everything else by the
+    hub. `pending`, `reports` and `decisions` are what is to be written next.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        process_id: int,
+        attempt: int,
+        parent_id: int | None,
+        recipe: WorkflowRecipe,
+        inputs: Mapping[str, Data],
+        attributes: Mapping[str, Any],
+    ) -> None:
+        self.hub = hub
+        self.process_id = process_id
+        self.attempt = attempt
+        self.parent_id = parent_id
+        self.recipe = recipe
+        self.executor: str | None = attributes.get(EXECUTOR_ATTRIBUTE)
+        self._inputs = inputs
+        self._attributes = attributes
+        self._greenlet = greenlet(self._main)
+        #: the record: how many calls it has, and the page of it that is read
+        self.recorded_calls = 0
+        self.page: dict[int, RecordedCall] = {}
+        self.page_outputs: dict[int, Mapping[str, Data]] = {}
+        self.page_end = 0
+        self.recorded_reports = 0
+        self.recorded_decisions: Sequence[Any] = ()
+        self._sequence = 0
+        self._reported = 0
+        self._decided = 0
+        #: what is to be written
+        self.pending: list[PendingCall] = []
+        self.reports: list[tuple[int, str, str]] = []
+        self.decisions: list[tuple[int, Any]] = []
+        #: calls that are known to be open, by id
+        self.open: dict[int, CallFuture] = {}
+        self.stop: Stop | None = None
+        self.outcome: Outcome | None = None
+        self.differs: str | None = None
+        #: for the hub: whether it is about to be resumed, and whether its worker lets go of it
+        self.queued = False
+        self.let_go = False
+        self._gone = False
+
+    @property
+    def profile(self) -> Profile:
+        """The profile that it is recorded in."""
+        return self.hub.profile
+
+    # -- by the hub
+
+    @property
+    def next_report(self) -> int:
+        """The number of a report that comes behind all that its code has made."""
+        return max(self._reported, self.recorded_reports) + 1
+
+    def resume(self) -> None:
+        """Run the code until it stops again or ends."""
+        self.stop = None
+        self._greenlet.switch()
+
+    def drop(self) -> None:
+        """End the code here, because another worker goes on with it, or nobody does."""
+        self._gone = True
+        if self._greenlet and not self._greenlet.dead:
+            self._greenlet.throw(GreenletExit)
+
+    def settle(self, process_id: int, state: State, exit_status: int | None, message: str | None) -> None:
+        """A call of it has ended."""
+        future = self.open.pop(process_id, None)
+        if future is None:
+            return
+        future.settle(state, exit_status, message)
+        if isinstance(self.stop, AtWait):
+            self.stop.waiting.discard(process_id)
+
+    def own_calls(self, closed: Collection[int]) -> None:
+        """What it has made is committed; closed: the ids of calls that were recorded as ended."""
+        for one in self.pending:
+            future, row = one.future, one.row
+            assert row is not None
+            assert isinstance(future, CallFuture)
+            if row.node_id in closed:
+                future.settle(row.state, row.exit_status, row.exit_message)
+                if isinstance(one.what, Ran):
+                    future.give(one.what.outputs)
+            else:
+                self.open[row.node_id] = future
+        self.pending = []
+        self.reports = []
+        self.decisions = []
+
+    def _main(self) -> None:
+        enter_frame(self)
+        enter_recorded(self._attributes)
+        try:
+            end = self.recipe.body(self, self._inputs, self._attributes)
+            if self._sequence < self.recorded_calls:
+                raise RecordDiffers(self._left_over())
+            self.outcome = _outcome_of(end)
+        except RecordDiffers as differs:
+            self.differs = str(differs)
+        except ProcessFailed as error:
+            self.outcome = Outcome(State.FINISHED, CALL_FAILED.status, str(error))
+        except (Exception, SystemExit) as error:  # whatever code of users raises ends this process alone
+            self.outcome = _excepted(error)
+
+    def _stop(self, stop: Stop) -> None:
+        if self._gone:
+            raise GreenletExit
+        if getcurrent() is not self._greenlet:
+            raise GrangeError(
+                f"{self.recipe.label}: a call of a workflow comes from another thread; "
+                "make calls and wait for them where the workflow's own code runs"
+            )
+        self.stop = stop
+        self.hub.greenlet.switch()
+        if self._gone:
+            raise GreenletExit
+
+    # -- the record
+
+    def _recorded(self, call_hash: bytes, label: str) -> tuple[int, RecordedCall | None]:
+        """The number of the next call, and what the record has of it."""
+        if self._gone:
+            raise GreenletExit
+        self._sequence += 1
+        number = self._sequence
+        if number > self.recorded_calls:
+            return number, None
+        while number > self.page_end:
+            self._stop(AtPage())
+        recorded = self.page.pop(number, None)
+        if recorded is None:
+            raise RecordDiffers(f"call {number} ({label}) is missing from the record")
+        if recorded.call_hash != call_hash:
+            said = (
+                "with other inputs" if recorded.label == label else f"and the code calls {label} in its place"
+            )
+            raise RecordDiffers(
+                f"call {number} differs from the record: that was {recorded.label} "
+                f"(process {recorded.node_id}), {said}"
+            )
+        return number, recorded
+
+    def _left_over(self) -> str:
+        number = self._sequence + 1
+        while number > self.page_end:
+            self._stop(AtPage())
+        recorded = self.page[number]
+        return (
+            f"call {number} differs from the record: that was {recorded.label} (process {recorded.node_id}), "
+            "and the code ends without it"
+        )
+
+    def _answered(self, label: str, number: int, recorded: RecordedCall) -> CallFuture:
+        future = CallFuture(self, label, number)
+        future.named(recorded.node_id)
+        if recorded.state in ENDED:
+            future.settle(recorded.state, recorded.exit_status, recorded.exit_message)
+            outputs = self.page_outputs.pop(recorded.node_id, None)
+            if outputs is not None:
+                future.give(outputs)
+        else:
+            self.open[recorded.node_id] = future
+        return future
+
+    def _decide(self, make: Callable[[], Any]) -> Any:
+        """What the code sees that is no result of a call: recorded, and seen again in a replay."""
+        self._decided += 1
+        if self._decided <= len(self.recorded_decisions):
+            return self.recorded_decisions[self._decided - 1]
+        value = make()
+        self.decisions.append((self._decided, value))
+        return value
+
+    # -- what the code may do
+
+    def call(
+        self,
+        runnable: Any,
+        inputs: Mapping[str, object],
+        *,
+        label: str = "",
+        link_label: str = "CALL",
+        resources: Resources | None = None,
+        executor: str | None = None,
+        cache: bool | None = None,
+    ) -> Future:
+        """Frame.call"""
+        recipe = workflow_recipe_of(runnable)
+        if recipe is not None:
+            return self._call_workflow(recipe, inputs, label, link_label, executor)
+        calls = calls_of(
+            self.profile,
+            runnable,
+            inputs,
+            one=True,
+            resources=resources or Resources(),
+            cache=cache,
+        )
+        return self._call_farm(calls, executor, [label], link_label)[0]
+
+    def call_many(
+        self,
+        runnable: Any,
+        columns: Mapping[str, object],
+        *,
+        product: bool = False,
+        labels: Sequence[str] | None = None,
+        resources: Resources | None = None,
+        executor: str | None = None,
+        cache: bool | None = None,
+    ) -> list[Future]:
+        """Frame.call_many"""
+        recipe = workflow_recipe_of(runnable)
+        if recipe is not None:
+            given = list(columns_of(recipe.label, columns, product=product))
+            names = labels or [""] * len(given)
+            return [
+                self._call_workflow(recipe, inputs, name, "CALL", executor)
+                for inputs, name in zip(given, names, strict=True)
+            ]
+        calls = calls_of(
+            self.profile,
+            runnable,
+            columns,
+            product=product,
+            resources=resources or Resources(),
+            cache=cache,
+        )
+        calls.set_labels(labels)
+        return self._call_farm(calls, executor, labels or [""] * len(calls), "CALL")
+
+    def _call_workflow(
+        self,
+        recipe: WorkflowRecipe,
+        inputs: Mapping[str, object],
+        label: str,
+        link_label: str,
+        executor: str | None,
+    ) -> Future:
+        given = recipe.given(inputs)
+        call_hash = hash_of_given(recipe.process_type, given)
+        number, recorded = self._recorded(call_hash, recipe.label)
+        if recorded is not None:
+            return self._answered(recipe.label, number, recorded)
+        where = executor or self.executor
+        more = {EXECUTOR_ATTRIBUTE: where} if where else {}
+        what = WorkflowCall(recipe, given, {**more, **recorded_blocks()})
+        return self._make(what, recipe.label, label, call_hash, number, link_label)
+
+    def _call_farm(
+        self, calls: Calls, executor: str | None, labels: Sequence[str], link_label: str
+    ) -> list[Future]:
+        futures: list[Future] = []
+        recipe = calls.recipe
+        for call, label in zip(calls.slice(0, len(calls)), labels, strict=True):
+            call_hash = hash_of_arguments(recipe.process_type, call.arguments)
+            number, recorded = self._recorded(call_hash, recipe.label)
+            if recorded is not None:
+                futures.append(self._answered(recipe.label, number, recorded))
+                continue
+            queue_id = self.hub.queues.of(executor or self.executor, call.values())
+            what = FarmCall(calls, call, queue_id)
+            futures.append(self._make(what, recipe.label, label, call_hash, number, link_label))
+        return futures
+
+    def _make(
+        self,
+        what: WorkflowCall | FarmCall | Ran,
+        process_label: str,
+        label: str,
+        call_hash: bytes,
+        number: int,
+        link_label: str,
+    ) -> CallFuture:
+        future = CallFuture(self, process_label, number)
+        self.pending.append(PendingCall(what, future, label, call_hash, self.process_id, number, link_label))
+        return future
+
+    def run_here(self, function: CalcFunction, inputs: Mapping[str, object]) -> Any:
+        """Frame.run_here"""
+        arguments = function.arguments(inputs)
+        call_hash = hash_of_arguments(function.process_type, arguments)
+        number, recorded = self._recorded(call_hash, function.label)
+        if recorded is not None:
+            future = self._answered(function.label, number, recorded)
+        else:
+            with calculating():
+                ran = function.ran(arguments)
+            future = self._make(ran, function.label, "", call_hash, number, "CALL")
+            self._stop(AtFlush())
+        return future.result()
+
+    def wait(self, futures: Sequence[Future], *, any_of_them: bool = False) -> list[Future]:
+        """Frame.wait"""
+        own = [self._own(future) for future in futures]
+        if not any_of_them:
+            self._wait(own, any_of_them=False)
+            return list(own)
+        if self._decided < len(self.recorded_decisions):
+            ended = set(self._decide(list))
+            chosen = [future for future in own if future.sequence in ended]
+            self._wait(chosen, any_of_them=False)
+            return list(chosen)
+        self._wait(own, any_of_them=True)
+        chosen = [future for future in own if future.is_terminated]
+        self._decide(lambda: [future.sequence for future in chosen])
+        return list(chosen)
+
+    def _own(self, future: Future) -> CallFuture:
+        if not isinstance(future, CallFuture) or future._waiter is not self:
+            raise GrangeError(f"{self.recipe.label}: waits for {future!r}, which is no call of this workflow")
+        return future
+
+    def _wait(self, futures: Sequence[CallFuture], *, any_of_them: bool) -> None:
+        open_ = [future for future in futures if not future.is_terminated]
+        if open_ and not (any_of_them and len(open_) < len(futures)):
+            self._stop(AtWait(open_, any_of_them))
+
+    def report(self, message: str, level: str = "REPORT") -> None:
+        """Frame.report"""
+        if self._gone:
+            raise GreenletExit
+        self._reported += 1
+        if self._reported > self.recorded_reports:
+            self.reports.append((self._reported, level, message))
+
+    def pause(self, reason: str) -> None:
+        """Frame.pause"""
+        before = len(self.decisions)
+        self._decide(lambda: reason)
+        if len(self.decisions) > before:
+            self._stop(AtPause(reason))
+
+    # -- as the waiter of its calls
+
+    def wait_for(self, futures: Sequence[Future], timeout_s: float | None, any_of_them: bool) -> bool:
+        """Waiter.wait_for; in a workflow without time-outs."""
+        if timeout_s is not None:
+            raise GrangeError(
+                f"{self.recipe.label}: a workflow waits without a time-out, because what the clock decides "
+                "could not be repeated; use gr.wait([…], any_of_them=True) to go on with what ends first"
+            )
+        self.wait(futures, any_of_them=any_of_them)
+        return True
+
+    def name(self, futures: Sequence[Future]) -> None:
+        """Waiter.name"""
+        self._stop(AtFlush())
+
+    def load_outputs(self, futures: Sequence[Future]) -> None:
+        """Waiter.load_outputs: with those of other calls that have ended, because they will be asked for."""
+        self._stop(AtOutputs(futures))
+
+    def kill(self, futures: Sequence[Future]) -> None:
+        """Waiter.kill"""
+        from grange.core.process_control import kill
+
+        kill(self.profile, [future.id for future in futures])
+
+
+def _outcome_of(end: WorkflowEnd) -> Outcome:
+    code = end.exit_code
+    return Outcome(
+        State.FINISHED, code.status if code else 0, code.message if code else None, dict(end.outputs)
+    )
+
+
+def _excepted(error: BaseException) -> Outcome:
+    """How a process ends whose code raised: the message for a line, the traceback for the log."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = frames[-1] if frames else None
+    at = f" (line {where.lineno} of {where.filename})" if where else ""
+    said = str(error) if isinstance(error, GrangeError) else f"{type(error).__name__}: {error}{at}"
+    return Outcome(State.EXCEPTED, None, said, details="".join(traceback.format_exception(error)))
