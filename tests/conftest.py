@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -22,6 +23,9 @@ from grange.core.profile import Profile, open_profile
 # Tables are as wide as they like in a pipe: how wide somebody's terminal is, or that of pytest-xdist, is
 # nothing to the tests.
 os.environ.pop("COLUMNS", None)
+# What a shell starts in the background ignores Ctrl-C, and so would all that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # They assert for tests: what they found is to be told.
 pytest.register_assert_rewrite("fault_campaign", "fault_site")
