@@ -11,6 +11,7 @@ from typing import Any
 
 from grange.farm import runner
 from grange.farm.delivery import Delivery
+from grange.farm.monitor import Monitor
 from grange.farm.task import CommandTask, FunctionTask, Resources, ShippedFunction, Task
 from grange.farm.task_script import MPIRUN, needs_script, scripted
 from grange.repository.errors import BlobMissing
@@ -59,6 +60,7 @@ def write_chunk(
             spec["away"] = sorted(away)
         spec["kind"] = "command"
         spec["tasks"] = []
+        monitors: dict[Monitor, int] = {}
         for task in commands:
             if task.id in missing:
                 continue
@@ -68,6 +70,11 @@ def write_chunk(
                 missing[task.id] = str(problem)
             else:
                 spec["tasks"].append(_command(made))
+                for monitor in made.monitors:
+                    number = monitors.setdefault(monitor, len(monitors))
+                    spec["tasks"][-1].setdefault("monitors", []).append(number)
+        if monitors:
+            spec["monitors"] = [_monitor(monitor, blobs) for monitor in monitors]
     else:
         calls = [task for task in tasks if isinstance(task, FunctionTask)]
         content, missing = _calls(calls)
@@ -105,6 +112,25 @@ def _command(task: CommandTask) -> dict[str, Any]:
         made["stderr"] = task.stderr
     if task.retrieve:
         made["retrieve"] = task.retrieve
+    return made
+
+
+def _monitor(monitor: Monitor, blobs: dict[str, bytes]) -> dict[str, Any]:
+    """What the lookout is told of a monitor."""
+    made: dict[str, Any] = {
+        "file": monitor.file,
+        "every_s": monitor.every_s,
+        "message": monitor.message,
+        "tail_bytes": monitor.tail_bytes,
+        "stop_file": monitor.stop_file,
+        "stop_text": monitor.stop_text,
+        "grace_s": monitor.grace_s,
+        "timeout_s": monitor.timeout_s,
+    }
+    if isinstance(monitor.look, ShippedFunction):
+        made["function"] = _function(monitor.look, blobs)
+    else:
+        made["pattern"] = monitor.look
     return made
 
 

@@ -44,7 +44,7 @@ from grange.farm.result_pack import read_result_pack
 from grange.farm.spool import spool_errors
 from grange.farm.spool_by_files import FileSpool
 from grange.farm.spool_there import AgentSpool, SpoolThere
-from grange.farm.task import Batch, FunctionTask, Resources, Task
+from grange.farm.task import Batch, FunctionTask, Resources, ShippedFunction, Task
 from grange.farm.transport import Transport
 from grange.repository.errors import StoreUnavailable
 
@@ -378,18 +378,32 @@ class ClusterExecutor:
 
     def _travelling(self, tasks: Sequence[Task]) -> Sequence[Task]:
         """The tasks as they can travel to another computer: what is imported here from a folder of the user's
-        own
-        is not there, so such functions go by value. Errors: FunctionNotShippable."""
-        if not isinstance(tasks[0], FunctionTask):
-            return tasks
-        made: dict[int, Any] = {}
+        own is not there, so such functions, also those of monitors, go by value.
+
+        Errors: FunctionNotShippable.
+        """
+        made: dict[int, ShippedFunction] = {}
+
+        def travelling(function: ShippedFunction) -> ShippedFunction:
+            found = made.get(id(function))
+            if found is None:
+                found = made[id(function)] = by_value(function)
+            return found
+
         found: list[Task] = []
         for task in tasks:
-            assert isinstance(task, FunctionTask)
-            function = made.get(id(task.function))
-            if function is None:
-                function = made[id(task.function)] = by_value(task.function)
-            found.append(FunctionTask(task.id, function, task.kwargs, task.attempt))
+            if isinstance(task, FunctionTask):
+                found.append(FunctionTask(task.id, travelling(task.function), task.kwargs, task.attempt))
+            elif task.monitors:
+                monitors = tuple(
+                    replace(monitor, look=travelling(monitor.look))
+                    if isinstance(monitor.look, ShippedFunction)
+                    else monitor
+                    for monitor in task.monitors
+                )
+                found.append(replace(task, monitors=monitors))
+            else:
+                found.append(task)
         return found
 
     # -- threads ---------------------------------------------------------------------------------

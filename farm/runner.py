@@ -95,6 +95,8 @@ IDLE = 0xFFFFFFFF
 NOT_HERE = 0xFFFFFFFF
 #: In marks, with a pack's number: the pack is here, and about to be put into the store.
 PENDING = 0x80000000
+#: The file among those that are kept which tells of monitors that could not do their work.
+MONITOR_LOG = "monitors.txt"
 PAIR = struct.Struct("=2I")
 EMPTY = hashlib.sha256(b"").hexdigest()
 LOCAL_HEADER = struct.Struct("<4s5H3I2H")
@@ -744,7 +746,7 @@ class Delivery:
         self._changed = threading.Condition()
         self._waiting: List[Tuple[int, int, int]] = []
         self._stopping = False
-        self._courier = load_courier()
+        self._courier = load_beside("courier")
         self._told = undelivered_mark(folder)
         self._carrier = self._courier.Courier(
             spec.get("ca", ""),
@@ -864,14 +866,14 @@ def undelivered_mark(folder: str) -> str:
     return os.path.join(os.path.dirname(folder), "undelivered")
 
 
-def load_courier() -> Any:
-    """The module courier.py, which lies beside this file; most chunks need none."""
+def load_beside(module: str) -> Any:
+    """courier.py or lookout.py, which lie beside this file; most chunks need neither."""
     import importlib.util
 
-    name = "grange_courier"
+    name = "grange_" + module
     found = sys.modules.get(name)
     if found is None:
-        path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "courier.py")
+        path = os.path.join(os.path.dirname(os.path.abspath(__file__)), module + ".py")
         spec = importlib.util.spec_from_file_location(name, path)
         assert spec is not None
         assert spec.loader is not None
@@ -1276,11 +1278,22 @@ class Watch:
         self._known = descendants()
         #: On a cluster others than we may send signals to what we run.
         self._shared = bool(os.environ.get("GRANGE_WORK"))
+        #: What the monitor said that stopped the process.
+        self.said = ""
 
-    def wait(self, pid: int, task_id: str, started: float) -> Tuple[int, Any, str, int]:
-        """Returns wait status, resource usage, why it was ended ("" if by itself), peak memory in bytes."""
+    def spare(self, pid: int, gone: int) -> None:
+        """A process below this one that is no part of any task; gone: the one whose place it takes."""
+        self._known = [known for known in self._known if known != gone] + [pid]
+
+    def wait(self, pid: int, task_id: str, started: float, lookout: Any = None) -> Tuple[int, Any, str, int]:
+        """Returns wait status, resource usage, why it was ended ("" if by itself), peak memory in bytes.
+
+        lookout: asked whether a monitor wants the process to be stopped.
+        """
         control, results = self._control, self._results
         reason, kill_at, peak = "", 0.0, 0
+        #: A process that a monitor wants to stop has until then to do so by itself.
+        term_at = 0.0
         poll_at = started + 0.005 if self._memory else 0.0
         until = started + self._walltime_s if self._walltime_s else 0.0
         now = started
@@ -1290,8 +1303,10 @@ class Watch:
                 wake = results.due
             if poll_at and poll_at < wake:
                 wake = poll_at
+            if lookout is not None and not reason:
+                wake = min(wake, lookout.wake_at(now))
             if reason:
-                wake = min(wake, kill_at)
+                wake = min(wake, term_at or kill_at)
             elif until and until < wake:
                 wake = until
             event = signal.sigtimedwait(SIGNALS, max(0.0, wake - now))
@@ -1307,24 +1322,36 @@ class Watch:
             if poll_at and now >= poll_at:
                 used = resident_bytes(descendants(self._known))
                 peak = max(peak, used)
-                if used > self._memory and not reason:
-                    reason, kill_at = "memory", now
+                if used > self._memory and (not reason or term_at):
+                    reason, kill_at, term_at = "memory", now, 0.0
                 # Memory is touched at some GB/s at most: the nearer the limit, the closer we look.
                 poll_at = now + min(0.1, max(0.005, (self._memory - used) / 4e9))
             control.look(now)
-            if not reason:
+            if not reason and lookout is not None:
+                verdict = lookout.look(now)
+                if verdict is not None:
+                    monitor, self.said = verdict
+                    reason, kill_at = "stopped", now
+                    told = leave_note(monitor)
+                    if monitor["grace_s"]:
+                        term_at = now + monitor["grace_s"]
+                        if not told:
+                            self._send(pid, signal.SIGTERM)
+            if not reason or term_at:
+                why = ""
                 if control.ending:
-                    reason, kill_at = "ended", now + min(0.5, self._grace_s)
+                    why, kill_at = "ended", now + min(0.5, self._grace_s)
                 elif control.cancelled(task_id):
-                    reason, kill_at = "cancelled", now + self._grace_s
-                elif until and now >= until:
-                    reason, kill_at = "walltime", now + self._grace_s
-                if reason and reason != "memory":
+                    why, kill_at = "cancelled", now + self._grace_s
+                elif (until and now >= until) or (term_at and now >= term_at):
+                    why, kill_at = reason or "walltime", now + self._grace_s
+                if why:
+                    reason, term_at = why, 0.0
                     self._send(pid, signal.SIGTERM)
-                if reason == "ended":
+                if why == "ended":
                     # Whoever ends us may not wait for long: what is finished comes first.
                     results.flush()
-            if reason and now >= kill_at:
+            if reason and not term_at and now >= kill_at:
                 self._send(pid, signal.SIGKILL)
                 kill_at = now + 1.0
         if not reason and self._meant_us_too(status):
@@ -1386,11 +1413,30 @@ class Watch:
                 result["peak_memory_mb"],
                 self._memory / MIB,
             )
+        elif reason == "stopped":
+            result["outcome"], result["message"] = "stopped", clean_text(self.said)
         elif reason == "cancelled":
             result["outcome"], result["message"] = "cancelled", "cancelled while it ran"
         elif result["signal"] is not None:
             result["outcome"] = "crashed"
             result["message"] = "ended by %s" % signal_name(result["signal"])
+
+
+def leave_note(monitor: Json) -> bool:
+    """Write the file that tells a program to stop, into the working directory; False where there is none to
+    be written."""
+    if not monitor["stop_file"]:
+        return False
+    try:
+        path = inside(monitor["stop_file"])
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            write_all(fd, monitor["stop_text"].encode())
+        finally:
+            os.close(fd)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 # ------------------------------------------------------------------------------------------------- scratch
@@ -1549,7 +1595,7 @@ class Fetched:
     def __init__(self, chunk: Chunk, control: Control, scratch: Scratch) -> None:
         self._places: Json = chunk.delivery["get"]
         self._folder = scratch.path + ".inputs"
-        self._courier = load_courier()
+        self._courier = load_beside("courier")
         self._carrier = self._courier.Courier(
             chunk.delivery.get("ca", ""), lambda: self._ends(control, chunk.results), chunk.results.quiet
         )
@@ -1631,6 +1677,11 @@ class Commands:
         self._inputs: Dict[str, bytes] = {}
         self._places: Json = chunk.delivery.get("get", {})
         self._fetched = Fetched(chunk, control, self._scratch) if self._places else None
+        self._lookout: Any = None
+        if chunk.spec.get("monitors"):
+            self._lookout = load_beside("lookout").Lookout(
+                chunk.folder, chunk.spec["monitors"], self._watch.spare
+            )
 
     def run(self, index: int, task: Json) -> None:
         """Run one task and record what became of it; SpoolFailed if it cannot be recorded."""
@@ -1656,8 +1707,13 @@ class Commands:
         result["started_at"] = micro(time.time())
         pid = self._start(task, result)
         if pid:
-            status, usage, reason, peak = self._watch.wait(pid, task["id"], started)
+            lookout = self._lookout if task.get("monitors") else None
+            if lookout is not None:
+                lookout.begin(task["monitors"], self._scratch.path, started)
+            status, usage, reason, peak = self._watch.wait(pid, task["id"], started, lookout)
             result["wall_s"] = micro(time.monotonic() - started)
+            if lookout is not None:
+                lookout.end()
             if reason == "ended":
                 raise Ended
             self._watch.judge(result, status, usage, reason, peak)
@@ -1668,6 +1724,8 @@ class Commands:
         os.close(self._null)
         if self._fetched is not None:
             self._fetched.close()
+        if self._lookout is not None:
+            self._lookout.close()
         self._scratch.leave()
 
     def _prepare(self, task: Json, names: Tuple[str, str]) -> None:
@@ -1809,6 +1867,9 @@ class Commands:
                     os.close(fd)
         if len(files) > 2:
             files = {clean_text(path): key for path, key in files.items()}
+        if task.get("monitors") and self._lookout.problems and MONITOR_LOG not in files:
+            told = "".join("%s\n" % clean_text(problem) for problem in self._lookout.problems)
+            files[MONITOR_LOG] = self._results.keep(told.encode())
         result["files"] = files
         if problems:
             text = clean_text("output that could not be kept: " + "; ".join(problems))

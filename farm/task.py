@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from grange.repository.key import Key
+
+if TYPE_CHECKING:
+    from grange.farm.monitor import Monitor
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ class CommandTask:
     computer does that. container: the command, as text for bash, that runs what follows it in a
     container; line: it takes the program with its arguments as one argument, for a shell of its own.
     expand: $NAME and the like are filled in in the arguments. With none of these no shell is started
-    (farm.task_script).
+    (farm.task_script). monitors: what may stop it; functions of theirs are shipped already.
     """
 
     id: str
@@ -61,6 +65,7 @@ class CommandTask:
     container: str = ""
     line: bool = False
     expand: bool = False
+    monitors: tuple[Monitor, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,3 +108,7 @@ def bulk(symbol):
 
 def colour():
     return Colour.RED
+
+
+def stop_at_five(text):
+    return text.count("step") >= 5
