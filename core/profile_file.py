@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from grange.core.caching import PATTERN, CachingRules, is_pattern
+from grange.core.daemon_settings import DaemonSettings
 from grange.core.errors import ProfileInvalid
 from grange.repository.s3_settings import S3Settings
 
@@ -31,7 +32,7 @@ class ProfileFile:
     store: a folder, or the bucket of a server. cache: the folder for copies of what a server was asked for.
     These and postgres_bin are relative to the folder of profile.toml; postgres_bin "" means the wheel's.
     slots: runner processes of the local pool, 0 for one a core. caching: which equal calculations answer each
-    other.
+    other. daemon: habits of `grange daemon`.
     Units: idle_s in seconds, cache_gb in 10^9 bytes (0: no copies).
     """
 
@@ -44,6 +45,7 @@ class ProfileFile:
     cache: str = "cache"
     cache_gb: float = 10.0
     caching: CachingRules = field(default_factory=CachingRules)
+    daemon: DaemonSettings = field(default_factory=DaemonSettings)
 
 
 _TEMPLATE = """\
@@ -80,6 +82,13 @@ cache_gb = 10
 # default = true
 # enabled = []
 # disabled = ["my_package.*", "draw_sample"]
+
+# `grange daemon`: workers where nobody says how many; seconds that calls wait for it, and that its processes
+# have to bring to an end what they are at before they are killed.
+# [daemon]
+# default_workers = 1
+# timeout = 60
+# grace_s = 30
 """
 
 
@@ -139,7 +148,17 @@ def _checked(found: dict[str, object], path: Path) -> ProfileFile:
         cache=text("cache", "cache", "a folder"),
         cache_gb=float(cache_gb),  # type: ignore[arg-type]
         caching=_caching(found.get("caching", {}), path),
+        daemon=_daemon(found.get("daemon", {}), path),
     )
+
+
+def _daemon(value: object, path: Path) -> DaemonSettings:
+    if not isinstance(value, Mapping):
+        raise ProfileInvalid(f"{path}: daemon = {value!r}: expected a table [daemon]")
+    try:
+        return DaemonSettings.from_table(value)
+    except ValueError as error:
+        raise ProfileInvalid(f"{path}: [daemon]: {error}") from None
 
 
 def _caching(value: object, path: Path) -> CachingRules:

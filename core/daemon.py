@@ -1,0 +1,412 @@
+"""The daemon of a profile on a host: a supervisor that keeps workers and dispatchers running.
+
+    python -m grange.core.daemon HOME --workers N
+
+It decides by core/supervision.py, looks each second and when somebody notifies, and knows its own processes
+only: those of other hosts and homes have supervisors of their own. It does no work itself, so nothing of what
+workflows or calculations do can end it.
+
+There are no pid files: it holds an advisory lock on its row, which PostgreSQL drops when it dies. Where the
+database goes away, what runs is left running and nothing is started; when it is back the lock is taken again.
+Where the supervisor itself is killed, its processes see their lifelines cut and end in order; one that does
+not is ended by the next supervisor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Literal
+
+from grange.core import daemon_rows, profile_lock, supervision
+from grange.core.daemon_child import DATABASE_AWAY, Child, how_ended, is_process_of
+from grange.core.daemon_log import begin_logging, bound_logs, open_log
+from grange.core.database import Connection
+from grange.core.errors import DaemonException, DatabaseUnavailable
+from grange.core.profile import Profile, open_profile
+from grange.core.queues import find_waiting
+from grange.core.stopping import Stopping
+from grange.core.supervision import Ask, Kill, Part, Start, Supervision
+from grange.core.wakeups import Wakeups
+from grange.core.worker import DISPATCHER, free_dead
+
+#: Seconds between two looks at what is wanted, when nobody notifies; between looks for dead ones.
+LOOK_S = 1.0
+SWEEP_S = 5.0
+#: Seconds between looks for queues that have something to run, however often somebody notifies.
+QUEUES_S = 0.2
+#: Seconds between two tries to reach a database that is away.
+AGAIN_S = 1.0
+
+WORK = "grange.core.work"
+DISPATCH = "grange.core.dispatch"
+
+End = Literal["stop", "restart"]
+
+
+class Supervisor:
+    """The daemon's own process. foreground: logs go to standard error, else to files below HOME/daemon."""
+
+    def __init__(self, profile: Profile, workers: int, stopping: Stopping, *, foreground: bool) -> None:
+        self._profile = profile
+        self._stopping = stopping
+        self._foreground = foreground
+        self._workers = workers
+        self._home = os.path.realpath(profile.home)
+        self._logger = begin_logging()
+        self._wakeups = Wakeups(profile)
+        self._deaths = _Deaths()
+        self._session: Connection | None = None
+        self._id = 0
+        self._known = Supervision()
+        self._children: dict[Part, Child] = {}
+        self._log_names: dict[Part, str] = {}
+        self._queues: set[int] = set()
+        self._end: End | None = None
+        self._away = False
+        self._locked = False
+        self._sweep_at_s = self._queues_at_s = self._away_until_s = 0.0
+        self._orphans: dict[int, float] = {}
+
+    def begin(self) -> None:
+        """Become the daemon of this home, and start what is wanted.
+
+        Errors: DaemonException where there is one already.
+        """
+        profile = self._profile
+        self._id = daemon_rows.register(profile.connection, self._home, self._workers)
+        self._session = profile.connection
+        self._logger.info("daemon %d of %s begins as process %d", self._id, profile.home, os.getpid())
+        self._look()
+        self._act()
+
+    def run(self) -> End:
+        """Supervise until somebody wants it to end, then until all its processes have ended."""
+        while self._end is None or self._children:
+            self._wait()
+            self._reap()
+            if self._end is None and self._stopping():
+                self._begin_end("stop")
+            self._look()
+            self._act()
+        with suppress(DatabaseUnavailable), self._profile.transaction() as cursor:
+            daemon_rows.note_stopped(cursor, self._id)
+        self._logger.info("daemon %d has ended", self._id)
+        return self._end
+
+    @property
+    def workers(self) -> int:
+        """How many workers are wanted."""
+        return self._workers
+
+    # ------------------------------------------------------------ looking
+
+    def _look(self) -> None:
+        """See what people want and what there is to run; without a database everything stays as it is."""
+        now_s = time.monotonic()
+        if now_s < self._away_until_s:
+            return
+        try:
+            self._hold()
+            self._read_wishes()
+            if now_s >= self._sweep_at_s:
+                self._sweep_at_s = now_s + SWEEP_S
+                self._sweep(now_s)
+            if now_s >= self._queues_at_s and self._end is None:
+                self._queues_at_s = now_s + QUEUES_S
+                self._read_queues()
+        except DatabaseUnavailable as error:
+            if not self._away:
+                self._logger.warning("the database is away: nothing is started until it is back: %s", error)
+            self._away = True
+            self._away_until_s = time.monotonic() + AGAIN_S
+            return
+        if self._away:
+            self._logger.info("the database is back")
+        self._away = False
+
+    def _hold(self) -> None:
+        """Hold the lock of this daemon on whatever connection there is now."""
+        connection = self._profile.connection
+        if connection is self._session:
+            return
+        try:
+            daemon_rows.register_again(connection, self._id, self._home)
+        except DaemonException as error:
+            self._logger.error("%s; this one ends", error)
+            self._begin_end("stop")
+        self._session = connection
+
+    def _read_wishes(self) -> None:
+        with self._profile.transaction() as cursor:
+            row = daemon_rows.find(cursor, self._id)
+            locked = profile_lock.find(cursor)
+        if row is None:
+            self._logger.error("the row of this daemon is gone from the database; it ends")
+            self._begin_end("stop")
+            return
+        if row.workers_wanted != self._workers:
+            self._logger.info("%d workers are wanted, not %d", row.workers_wanted, self._workers)
+            self._workers = row.workers_wanted
+        if (locked is not None) != self._locked:
+            self._locked = locked is not None
+            said = f"the profile is {locked}: nobody works" if locked else "the profile is unlocked"
+            self._logger.info("%s", said)
+        if self._end is None and (row.stop_asked_at or row.restart_asked_at):
+            self._begin_end("stop" if row.stop_asked_at else "restart")
+
+    def _read_queues(self) -> None:
+        """Add what waits for a dispatcher and has none. It is taken out when its dispatcher ends."""
+        if self._locked:
+            self._queues &= {part.number for part in self._children if part.role == "dispatcher"}
+            return
+        with self._profile.transaction() as cursor:
+            waiting = find_waiting(cursor, str(self._profile.home), self._queues)
+        self._queues |= {queue.id for queue in waiting}
+
+    def _sweep(self, now_s: float) -> None:
+        """Note what daemons have died, and end processes that a dead one of this home has left here."""
+        if not self._foreground:
+            bound_logs(self._profile.home)
+        with self._profile.transaction() as cursor:
+            for row in daemon_rows.note_dead(cursor):
+                self._logger.warning("daemon %d, process %d on %s, was killed", row.id, row.pid, row.host)
+            orphans = daemon_rows.find_orphans(cursor, socket.gethostname(), self._home)
+        free_dead(self._profile)
+        self._orphans = {one.id: self._orphans.get(one.id, now_s) for one in orphans}
+        for one in orphans:
+            module = DISPATCH if one.role == DISPATCHER else WORK
+            late = now_s - self._orphans[one.id] >= self._grace_s
+            if late and is_process_of(one.pid, module, one.daemon_id):
+                self._logger.warning(
+                    "%s %d of daemon %d does not end: killed", one.role, one.pid, one.daemon_id
+                )
+                with suppress(ProcessLookupError):
+                    os.kill(one.pid, signal.SIGKILL)
+
+    @property
+    def _grace_s(self) -> float:
+        return self._profile.config.daemon.grace_s
+
+    def _begin_end(self, end: End) -> None:
+        self._end = end
+        self._logger.info("asked to %s: processes bring to an end what they are at", end)
+        _tell_systemd("STOPPING=1" if end == "stop" else "RELOADING=1")
+
+    # ------------------------------------------------------------ acting
+
+    def _act(self) -> None:
+        now_s = time.monotonic()
+        commands = supervision.decide(
+            self._known,
+            now_s,
+            workers=self._workers,
+            queues=self._queues,
+            stopping=self._end is not None,
+            grace_s=self._grace_s,
+            may_start=not self._away,
+        )
+        for command in commands:
+            supervision.note(self._known, now_s, [command])
+            match command:
+                case Start(part):
+                    self._start(part)
+                case Ask(part):
+                    self._children[part].ask()
+                case Kill(part):
+                    self._logger.warning("%s does not end by itself: killed", part)
+                    self._children[part].kill()
+
+    def _start(self, part: Part) -> None:
+        name = self._log_name(part)
+        module, arguments = (WORK, []) if part.role == "worker" else (DISPATCH, [str(part.number)])
+        with ExitStack() as stack:
+            log = None
+            try:
+                if not self._foreground:
+                    log = open_log(self._profile.home, name)
+                    stack.callback(os.close, log)
+                child = Child(module, self._profile.home, arguments, self._id, log)
+            except OSError as error:  # no process, no memory, no space for logs: for now
+                wait_s = supervision.note_end(self._known, time.monotonic(), part, well=False)
+                self._logger.error("%s cannot be started: %s; again in %.0f s", part, error, wait_s)
+                return
+        self._children[part] = child
+        self._log_names[part] = name
+        self._logger.info("%s runs as process %d (%s)", part, child.pid, name)
+
+    def _log_name(self, part: Part) -> str:
+        """Workers have their number; dispatchers the first that is free, so that there are few files."""
+        if part.role == "worker":
+            return f"worker-{part.number}"
+        taken = set(self._log_names.values())
+        return next(name for n in range(1, 1_000_000) if (name := f"dispatcher-{n}") not in taken)
+
+    def _reap(self) -> None:
+        for part, child in list(self._children.items()):
+            status = child.ended()
+            if status is None:
+                continue
+            del self._children[part]
+            del self._log_names[part]
+            self._sweep_at_s = 0.0
+            self._queues.discard(part.number if part.role == "dispatcher" else 0)
+            self._queues_at_s = 0.0
+            asked = self._known.running[part].asked_s is not None
+            wait_s = supervision.note_end(
+                self._known, time.monotonic(), part, well=status in (0, DATABASE_AWAY)
+            )
+            said = f"{part}, process {child.pid}, {how_ended(status)}"
+            if status == 0 or asked:
+                self._logger.info("%s", said)
+            else:
+                again = f"again in {wait_s:.0f} s" if wait_s else "started again"
+                self._logger.warning("%s: %s", said, again)
+
+    # ------------------------------------------------------------ waiting
+
+    def _wait(self) -> None:
+        """Until something is to be seen to: a signal, an end of a process, news, or a second has gone by."""
+        until_s = time.monotonic() + LOOK_S
+        while (left_s := until_s - time.monotonic()) > 0:
+            poll = select.poll()
+            signals = {self._deaths.descriptor}
+            if self._end is None:
+                signals |= set(self._stopping.descriptors)
+            for descriptor in signals:
+                poll.register(descriptor, select.POLLIN)
+            if not self._away:
+                with suppress(DatabaseUnavailable):
+                    if self._is_news(self._wakeups.wait(0.0)):
+                        return
+                    poll.register(self._profile.connection.fileno(), select.POLLIN)
+            ready = poll.poll(left_s * 1000)
+            if any(descriptor in signals for descriptor, _ in ready):
+                self._deaths.clear()
+                return
+            if ready:
+                # Much of the news is none to us: many at once cost as much as one.
+                time.sleep(0.02)
+
+    def _is_news(self, news: set[str] | None) -> bool:
+        return news is None or any(one == "control" or one.startswith("queue:") for one in news)
+
+
+class _Deaths:
+    """Tells of processes that have ended, by a descriptor that is ready to be read from."""
+
+    def __init__(self) -> None:
+        self.descriptor, self._writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.signal(signal.SIGCHLD, self._handle)
+
+    def _handle(self, *_: object) -> None:
+        with suppress(BlockingIOError):
+            os.write(self._writing, b"!")
+
+    def clear(self) -> None:
+        with suppress(BlockingIOError):
+            while os.read(self.descriptor, 4096):
+                pass
+
+
+def supervise(home: Path, workers: int | None, *, foreground: bool, tell: int | None = None) -> None:
+    """Be the daemon of a home until somebody ends it; in the main thread.
+
+    workers: how many; None: as many as profile.toml says. tell: a descriptor to which it is written that the
+    daemon has begun ("ready"), or why it could not.
+    In the foreground a database that is away at first is waited for.
+
+    Errors: DaemonException, DatabaseUnavailable, ProfileInvalid …: why it could not begin.
+    """
+    stopping = Stopping()
+    try:
+        profile = _open(home, stopping, patient=foreground)
+        if profile is None:
+            return
+        with profile:
+            wanted = profile.config.daemon.default_workers if workers is None else workers
+            supervisor = Supervisor(profile, wanted, stopping, foreground=foreground)
+            supervisor.begin()
+            _tell(tell, "ready")
+            tell = None
+            _tell_systemd("READY=1")
+            end = supervisor.run()
+    except Exception as error:
+        _tell(tell, str(error))
+        raise
+    if end == "restart":
+        # The same process with new code: whoever looks after it, systemd or a container, need not know.
+        argv = [
+            sys.executable,
+            "-P",
+            "-m",
+            "grange.core.daemon",
+            str(home),
+            "--workers",
+            str(supervisor.workers),
+        ]
+        os.execv(sys.executable, [*argv, *(["--foreground"] if foreground else [])])  # noqa: S606
+
+
+def _open(home: Path, stopping: Stopping, *, patient: bool) -> Profile | None:
+    logger = begin_logging()
+    said = False
+    while not stopping():
+        try:
+            return open_profile(home)
+        except DatabaseUnavailable as error:
+            if not patient:
+                raise
+            if not said:
+                logger.warning("waiting for the database: %s", error)
+            said = True
+            stopping.wait(AGAIN_S)
+    return None
+
+
+def _tell(descriptor: int | None, text: str) -> None:
+    if descriptor is not None:
+        with suppress(OSError):
+            os.write(descriptor, text.encode()[:4096])
+        os.close(descriptor)
+
+
+def _tell_systemd(state: str) -> None:
+    """Say how it stands where systemd wants to know: units of Type=notify."""
+    place = os.environ.get("NOTIFY_SOCKET", "")
+    if place[:1] in ("/", "@"):
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as to:
+            to.connect("\0" + place[1:] if place[0] == "@" else place)
+            to.send(state.encode())
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The process of the daemon."""
+    parser = argparse.ArgumentParser(prog="grange.core.daemon")
+    parser.add_argument("home", type=Path)
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--foreground", action="store_true", help="log to standard error")
+    parser.add_argument("--tell", type=int, metavar="FD", help="say there when it has begun, or why not")
+    given = parser.parse_args(arguments)
+    if given.tell is not None:
+        os.set_inheritable(given.tell, False)
+    try:
+        supervise(given.home, given.workers, foreground=given.foreground, tell=given.tell)
+    except Exception as error:
+        from grange.core.errors import GrangeError
+
+        begin_logging().error("%s", error, exc_info=not isinstance(error, GrangeError | OSError))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
