@@ -36,12 +36,16 @@ if TYPE_CHECKING:
     )
     from grange.core.errors import GrangeError
     from grange.core.exit_code import ExitCode
+    from grange.core.future import Future, ProcessFailed
     from grange.core.group import Group
     from grange.core.link import Link, LinkType
     from grange.core.node import Data
     from grange.core.profile import Profile
     from grange.core.profile import open_profile as open  # noqa: A004
     from grange.core.shell_job import ShellJob
+    from grange.core.submit import run, run_get_node, submit, submit_many, wait
+    from grange.core.workflow import Workflow, workflow
+    from grange.core.workflow import workflow as workfunction
     from grange.farm.task import Resources
 
 _HOME = {
@@ -61,6 +65,7 @@ _HOME = {
     "ExitCode": "grange.core.exit_code",
     "Float": "grange.core.data",
     "Folder": "grange.core.data",
+    "Future": "grange.core.future",
     "GrangeError": "grange.core.errors",
     "Group": "grange.core.group",
     "InstalledCode": "grange.core.data",
@@ -69,6 +74,7 @@ _HOME = {
     "LinkType": "grange.core.link",
     "List": "grange.core.data",
     "PortableCode": "grange.core.data",
+    "ProcessFailed": "grange.core.future",
     "Profile": "grange.core.profile",
     "RemoteFolder": "grange.core.data",
     "Resources": "grange.farm.task",
@@ -76,14 +82,22 @@ _HOME = {
     "SingleFile": "grange.core.data",
     "Str": "grange.core.data",
     "Structure": "grange.core.data",
+    "Workflow": "grange.core.workflow",
     "calcfunction": "grange.core.calcfunction",
     "disable_caching": "grange.core.caching",
     "enable_caching": "grange.core.caching",
     "fixed": "grange.core.calls",
     "open": "grange.core.profile",
     "recording": "grange.core.call_binding",
+    "run": "grange.core.submit",
+    "run_get_node": "grange.core.submit",
+    "submit": "grange.core.submit",
+    "submit_many": "grange.core.submit",
+    "wait": "grange.core.submit",
+    "workflow": "grange.core.workflow",
+    "workfunction": "grange.core.workflow",
 }
-_RENAMED = {"fixed": "Fixed", "open": "open_profile"}
+_RENAMED = {"fixed": "Fixed", "open": "open_profile", "workfunction": "workflow"}
 
 __all__ = [
     "Array",
@@ -102,6 +116,7 @@ __all__ = [
     "ExitCode",
     "Float",
     "Folder",
+    "Future",
     "GrangeError",
     "Group",
     "InstalledCode",
@@ -110,6 +125,7 @@ __all__ = [
     "LinkType",
     "List",
     "PortableCode",
+    "ProcessFailed",
     "Profile",
     "RemoteFolder",
     "Resources",
@@ -117,12 +133,20 @@ __all__ = [
     "SingleFile",
     "Str",
     "Structure",
+    "Workflow",
     "calcfunction",
     "disable_caching",
     "enable_caching",
     "fixed",
     "open",
     "recording",
+    "run",
+    "run_get_node",
+    "submit",
+    "submit_many",
+    "wait",
+    "workflow",
+    "workfunction",
 ]
 
 

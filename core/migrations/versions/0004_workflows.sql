@@ -38,8 +38,9 @@ CREATE INDEX process_owned ON process (worker_id, ready) WHERE workflow AND work
 -- Calculations that wait for an equal one to end: whoever holds their queue looks after them.
 CREATE INDEX process_follows ON process (queue_id, cached_from)
     WHERE cached_from IS NOT NULL AND state IN ('created', 'waiting', 'running');
-CREATE INDEX process_failed ON process (node_id) WHERE superseded_by IS NULL
-    AND (state IN ('excepted', 'killed') OR state = 'finished' AND exit_status <> 0);
+-- Failures, also those that were tried again: lists of what ended so are read in this order.
+CREATE INDEX process_failed ON process (node_id)
+    WHERE state IN ('excepted', 'killed') OR state = 'finished' AND exit_status <> 0;
 
 -- Queues are groups of the type 'queue': one for each computer, one for each host's own cores.
 
@@ -164,10 +165,20 @@ BEGIN
 END $$;
 CREATE TRIGGER event_immutable BEFORE UPDATE ON event FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_of_event();
 
+-- What code of a workflow has seen that is no result of a call, from 1: which of its calls had ended, or that it
+-- was paused here. Going on from the record, it sees the same again.
+CREATE TABLE decision (
+    process_id bigint NOT NULL,
+    number integer NOT NULL,
+    value jsonb NOT NULL,
+    PRIMARY KEY (process_id, number)
+);
+
 CREATE OR REPLACE FUNCTION delete_processes_of_nodes() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     DELETE FROM process USING gone WHERE process.node_id = gone.id;
     DELETE FROM event USING gone WHERE event.process_id = gone.id;
+    DELETE FROM decision USING gone WHERE decision.process_id = gone.id;
     RETURN NULL;
 END $$;
 
