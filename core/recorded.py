@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from grange.core import function_recipe, job_recipe
+from grange.core import function_recipe, job_recipe, workchain_recipe
 from grange.core.calcjob import CalcJob
 from grange.core.data.convert import plain
 from grange.core.files import files_of
@@ -105,7 +105,7 @@ class RecordedRecipes:
         return self._workflows[identity]
 
     def _pickled(self, cursor: Any, files: Mapping[str, Any]) -> bytes | None:
-        for name in (function_recipe.PICKLE_FILE, job_recipe.PICKLE_FILE):
+        for name in (function_recipe.PICKLE_FILE, workchain_recipe.PICKLE_FILE):
             if name in files:
                 return self._profile.repository.read([files[name]], self._profile.index(cursor))[0]
         return None
@@ -136,6 +136,7 @@ _CODE_FILES = (
     function_recipe.PICKLE_FILE,
     job_recipe.SOURCE_FILE,
     job_recipe.PICKLE_FILE,
+    workchain_recipe.PICKLE_FILE,
 )
 
 
