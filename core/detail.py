@@ -36,7 +36,11 @@ class NodeDetail:
 
 @dataclass(frozen=True, slots=True)
 class ProcessDetail:
-    """How a process ran. Units: seconds, mebibytes."""
+    """How a process ran. Units: seconds, mebibytes.
+
+    worker: who has it now, or had it last; queue: of a calculation, what it waits in or was run from;
+    open_calls: of a workflow, how many of its calls have not ended.
+    """
 
     label: str
     state: str
@@ -54,6 +58,10 @@ class ProcessDetail:
     cpu_s: float | None
     peak_memory_mb: float | None
     host: str | None
+    to_kill: bool
+    worker: str | None
+    queue: str | None
+    open_calls: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +121,11 @@ WHERE n.id = %s
 _PROCESS = """
 SELECT p.label, p.state::text, p.exit_status, p.exit_message, p.attempt, p.paused, g.label, p.ordinal,
        p.cached_from, p.superseded_by, p.started_at, p.finished_at, p.wall_s, p.cpu_s,
-       p.peak_memory_mb, p.host
-FROM process p LEFT JOIN "group" g ON g.id = p.campaign_id WHERE p.node_id = %s
+       p.peak_memory_mb, p.host, p.to_kill,
+       w.role || ' ' || w.id || ' (process ' || w.pid || ' on ' || w.host || ')', q.label, p.open_children
+FROM process p LEFT JOIN "group" g ON g.id = p.campaign_id LEFT JOIN worker w ON w.id = p.worker_id
+LEFT JOIN "group" q ON q.id = p.queue_id AND q.type_string = 'queue'
+WHERE p.node_id = %s
 """
 
 # What stands in a line about the node at the far end of a link, and the order of the lines: that of the

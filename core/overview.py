@@ -95,28 +95,6 @@ class FailureGroup:
 
 
 @dataclass(frozen=True, slots=True)
-class ProcessRow:
-    """One line in a list of processes."""
-
-    id: int
-    uuid: UUID
-    node_type: str
-    process_label: str
-    label: str
-    state: str
-    exit_status: int | None
-    exit_message: str | None
-    campaign: str | None
-    ordinal: int | None
-    ctime: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-    wall_s: float | None
-    cached_from: int | None
-    superseded_by: int | None
-
-
-@dataclass(frozen=True, slots=True)
 class NodeRow:
     """One line in a list of nodes; attributes is None where they are too large for a line."""
 
@@ -130,15 +108,6 @@ class NodeRow:
     state: str | None
     exit_status: int | None
     process_label: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessFilter:
-    """Which processes a list is of; None asks for all."""
-
-    states: tuple[str, ...] | None = None
-    campaign_id: int | None = None
-    failed: bool = False
 
 
 # The planner's idea of how many rows three tables have, -1 for a table that was never looked at, beside
@@ -268,50 +237,8 @@ def failure_groups(cursor: Cursor, campaign_id: int, limit: int) -> tuple[list[F
     return [FailureGroup(*row[:5]) for row in rows], rows[0][5] if rows else 0
 
 
-# Which processes a list is of.
-_PROCESS_FILTER = f"""
-    (%(states)s::text[] IS NULL OR p.state::text = ANY (%(states)s) OR {_OUTCOME} = ANY (%(states)s))
-    AND (%(campaign_id)s::integer IS NULL OR p.campaign_id = %(campaign_id)s)
-    AND (NOT %(failed)s OR {_FAILED})
-    AND p.node_id < %(before)s
-"""
-
-# The newest processes that pass the filter and are older than a given one.
-_PROCESSES = f"""
-SELECT n.id, n.uuid::text, n.node_type, p.label, n.label, p.state::text, p.exit_status, p.exit_message,
-       g.label, p.ordinal, n.ctime, p.started_at, p.finished_at, p.wall_s, p.cached_from, p.superseded_by
-FROM process p JOIN node n ON n.id = p.node_id LEFT JOIN "group" g ON g.id = p.campaign_id
-WHERE {_PROCESS_FILTER}
-ORDER BY p.node_id DESC LIMIT %(limit)s
-"""  # noqa: S608
-
-# How many processes pass the filter, counted no further than needed to say "many".
-_PROCESS_COUNT = f"""
-SELECT count(*) FROM (SELECT FROM process p WHERE {_PROCESS_FILTER} LIMIT %(limit)s) AS counted
-"""  # noqa: S608
-
 #: Above every id.
 NEWEST = 2**63 - 1
-
-
-def processes(cursor: Cursor, which: ProcessFilter, limit: int, before: int = NEWEST) -> list[ProcessRow]:
-    """The newest processes, of those that are older than `before`: call again with the last id to go on."""
-    cursor.execute(_PROCESSES, _process_values(which, limit, before))
-    return [ProcessRow(row[0], UUID(row[1]), *row[2:]) for row in cursor.fetchall()]
-
-
-def processes_older(cursor: Cursor, which: ProcessFilter, before: int) -> int:
-    """How many processes a list that ended at `before` did not show, MORE_COUNTED at most."""
-    cursor.execute(_PROCESS_COUNT, _process_values(which, MORE_COUNTED, before))
-    return int(_single(cursor)[0])
-
-
-def _process_values(which: ProcessFilter, limit: int, before: int) -> dict[str, Any]:
-    states = None if which.states is None else list(which.states)
-    return {
-        "states": states, "campaign_id": which.campaign_id, "failed": which.failed,
-        "limit": limit, "before": before,
-    }  # fmt: skip
 
 
 # Which nodes a list is of: a kind, or a whole part between the dots of the type, in any case.

@@ -61,6 +61,26 @@ def kill(profile: Profile, ids: Collection[int], reason: str = "") -> Killing:
 # -- in the caller's transaction
 
 
+def find_open(
+    cursor: Cursor, ids: Collection[int] | None, *, tree: bool = False, paused: bool | None = None
+) -> list[int]:
+    """Those of these processes that have not ended, oldest first.
+
+    ids: None is all there are. tree: with all that they have called. paused: only those that are, or are not.
+    """
+    given = f"{TREE} SELECT id FROM tree" if tree else "SELECT unnest(%(ids)s::bigint[])"  # noqa: S608
+    cursor.execute(
+        f"""
+        SELECT node_id FROM process
+        WHERE {_OPEN} AND (%(paused)s::bool IS NULL OR paused = %(paused)s)
+        {"" if ids is None else f"AND node_id IN ({given})"}
+        ORDER BY node_id
+        """,  # noqa: S608
+        {"ids": None if ids is None else list(ids), "paused": paused},
+    )
+    return [row[0] for row in cursor.fetchall()]
+
+
 def lock_open(cursor: Cursor, ids: Collection[int], *, tree: bool) -> list[int]:
     """Lock those of these processes (tree: and of all that they have called) that have not ended.
 

@@ -119,12 +119,13 @@ def failures(ctx: click.Context, name: str, limit: int, everything: bool, as_jso
     Example:
       grange campaign failures fcc-eos
     """
-    from grange.core import overview
+    from grange.core.overview import campaign_id
+    from grange.core.process_list import ProcessFilter, processes, processes_older
 
     with opened(ctx) as profile, profile.transaction() as cursor:
-        which = overview.ProcessFilter(campaign_id=overview.campaign_id(cursor, name), failed=True)
+        which = ProcessFilter(campaign_id=campaign_id(cursor, name), failed=True)
         found = pages(
-            lambda count, before: overview.processes(cursor, which, count, before),
+            lambda count, before: processes(cursor, which, count, before),
             None if everything else limit,
         )
         if as_json:
@@ -147,7 +148,7 @@ def failures(ctx: click.Context, name: str, limit: int, everything: bool, as_jso
         ]  # fmt: skip
         print_table(columns, cells)
         if not everything:
-            say_more(overview.processes_older(cursor, which, rows[-1].id), "failure", "failures")
+            say_more(processes_older(cursor, which, rows[-1].id), "failure", "failures")
 
 
 @command.command()

@@ -37,6 +37,23 @@ def outcome(state: str, exit_status: int | None) -> Cell:
     return Cell(state, COLORS["ok" if state == "finished" else state])
 
 
+def standing(
+    state: str, exit_status: int | None, *, paused: bool = False, to_kill: bool = False, follows: bool = False
+) -> Cell:
+    """The same, and what is to become of a process that has not ended.
+
+    follows: it waits for an equal process to end.
+    """
+    shown = outcome(state, exit_status)
+    if state not in ("created", "waiting", "running"):
+        return shown
+    if to_kill:
+        return Cell(f"{state}, to be killed", COLORS["killed"])
+    if paused:
+        return Cell(f"{state}, paused", "magenta")
+    return Cell(f"{state} for an equal one", shown.color) if follows else shown
+
+
 def outcomes_line(outcomes: Mapping[str, int]) -> str:
     """ "2,098 ok · 2 failed": what there is of each outcome."""
     return " · ".join(

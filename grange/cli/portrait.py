@@ -9,10 +9,11 @@ from typing import Any
 import click
 
 from grange.cli import words
-from grange.cli.outcome import outcome
+from grange.cli.outcome import outcome, standing
 from grange.cli.table import Cell, Column, print_fields, print_table
 from grange.core import detail
 from grange.core.database import Cursor
+from grange.core.overview import UNFINISHED
 from grange.summary import short_value, type_name
 
 #: Links shown on each side by each index; --json has them all.
@@ -51,7 +52,7 @@ def show(found: Portrait, attributes: bool) -> None:
     """Print a portrait; attributes: with the attributes and extras in full."""
     node = found.node
     name = found.process.label if found.process else type_name(node.node_type)
-    state = outcome(found.process.state, found.process.exit_status) if found.process else Cell("")
+    state = _standing(found.process) if found.process else Cell("")
     click.echo(
         f"{click.style(name, bold=True)} ({node.id})  {click.style(state.text, fg=state.color)}".rstrip()
     )
@@ -115,7 +116,9 @@ def _process_fields(process: detail.ProcessDetail) -> list[tuple[str, str | Cell
         ("message", Cell(process.exit_message or "", "red" if failed else None)),
         ("campaign", f"{process.campaign}{call}" if process.campaign else ""),
         ("attempt", str(process.attempt) if process.attempt > 1 else ""),
-        ("paused", "yes" if process.paused else ""),
+        ("queue", process.queue or ""),
+        ("has it" if process.state in UNFINISHED else "had it", process.worker or ""),
+        ("waits for", words.plural(process.open_calls, "call") if process.open_calls else ""),
         ("reused from", "" if process.cached_from is None else str(process.cached_from)),
         ("tried again as", "" if process.superseded_by is None else str(process.superseded_by)),
         ("started", words.moment(process.started_at)),
@@ -123,6 +126,16 @@ def _process_fields(process: detail.ProcessDetail) -> list[tuple[str, str | Cell
         ("took", words.duration(process.wall_s)),
         ("used", ", ".join(part for part in used if part)),
     ]
+
+
+def _standing(process: detail.ProcessDetail) -> Cell:
+    return standing(
+        process.state,
+        process.exit_status,
+        paused=process.paused,
+        to_kill=process.to_kill,
+        follows=process.cached_from is not None,
+    )
 
 
 def _show_links(heading: str, neighbours: detail.Neighbours, types: tuple[str, ...]) -> None:

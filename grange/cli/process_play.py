@@ -1,0 +1,44 @@
+"""`grange process play`."""
+
+from __future__ import annotations
+
+import click
+
+from grange.cli import words
+from grange.cli.opened import opened
+from grange.cli.refused import Refused
+
+
+@click.command("play")
+@click.argument("processes", metavar="PROCESS…", nargs=-1)
+@click.option("-t", "--tree", is_flag=True, help="With all that they have called.")
+@click.option("-a", "--all", "everything", is_flag=True, help="All that are paused.")
+@click.option("--dry-run", is_flag=True, help="Only say how many would go on.")
+@click.pass_context
+def command(
+    ctx: click.Context, processes: tuple[str, ...], tree: bool, everything: bool, dry_run: bool
+) -> None:
+    """Let paused processes go on. `grange process list --paused` shows them, and why they are.
+
+    \b
+    Examples:
+      grange process play 1234
+      grange process play fcc-eos/17 --tree
+    """
+    from grange.core import process_control
+    from grange.core.reference import node_ids
+
+    if everything == bool(processes):
+        raise Refused(
+            "which processes are to go on?",
+            "name some, or say --all; `grange process list --paused` shows them",
+        )
+    with opened(ctx) as profile:
+        with profile.transaction() as cursor:
+            ids = None if everything else node_ids(cursor, list(processes))
+            found = process_control.find_open(cursor, ids, tree=tree, paused=True)
+        count = len(found) if dry_run else process_control.play(profile, found)
+    done = "would go on" if dry_run else "played"
+    click.echo(
+        f"{words.plural(count, 'process', 'processes')} {done}" if count else "nothing is paused there"
+    )
