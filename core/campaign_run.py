@@ -55,7 +55,7 @@ class CampaignRun(Engine):
             super()._count()
 
     def _take(self) -> None:
-        if self._mapping:
+        if self._mapping and not self._claimed:
             self._record_slice()
         else:
             self._claim()
@@ -96,3 +96,7 @@ class CampaignRun(Engine):
             opened = self._open.get(str(process_id))
             if opened is not None:
                 opened.calls += extra
+            else:
+                self._followers.more(process_id, extra)
+        for process_id, count in recorded.following.items():
+            self._followers.add(process_id, count)

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 
 from grange.core import process as rows
 from grange.core.code_place import CodePlaces
+from grange.core.following import Followers, sort_out
 from grange.core.intake import Intake, Opened
 from grange.core.process import Claimed
 from grange.core.profile import Profile
@@ -104,6 +105,9 @@ class Engine:
         # Where the store does not answer: what is claimed and not made ready, and what has come and is not
         # taken in.
         self._claimed: list[Claimed] = []
+        # Those that wait for equal ones; of those that have, how many calls of this run each answers.
+        self._followers = Followers(profile, queue_id)
+        self._calls_of_freed: dict[int, int] = {}
         self._arrived: list[ResultPack] = []
         self._left: list[ResultPack] = []
         self._waits_for_store = ""
@@ -138,6 +142,7 @@ class Engine:
             self._waits_for_store = ""
             with self._store_awaited():
                 self._recover()
+                self._followers.recover(self._calls_each)
                 break
             self.progress.note = self._waits_for_store
             self.listener(self.progress)
@@ -147,6 +152,7 @@ class Engine:
         while not self.stopping:
             self._waits_for_store = ""
             self._look()
+            self._settle()
             self._fill()
             self._kill()
             if self._open:
@@ -154,9 +160,11 @@ class Engine:
                 with self._store_awaited():
                     self._record(self._arrived)
                     self._arrived = []
+            elif self._exhausted and self._followers:
+                time.sleep(POLL_S)
             elif self._exhausted and not self._more_comes():
                 break
-            self.progress.note = self._waits_for_store or self.executor.note
+            self.progress.note = self._waits_for_store or self.executor.note or self._followers.note
             self.listener(self.progress)
             if self._waits_for_store:
                 time.sleep(POLL_S)
@@ -257,10 +265,41 @@ class Engine:
         if running:
             self._ending.update(running)
             self.executor.cancel(running)
-        calls = self._calls_each * len(ended)
+        calls = sum(self._followers.pop(id_, self._calls_of(id_)) for id_ in ended)
         self.progress.done += calls
         self.progress.failed += calls
         return len(new)
+
+    def _calls_of(self, process_id: int) -> int:
+        """How many calls of this run a process answers that was claimed from the record."""
+        return self._calls_of_freed.get(process_id, self._calls_each)
+
+    # -- what waits for equal ones
+
+    def _follow(self, following: Iterable[int]) -> None:
+        """Look after processes that were sorted out when they were claimed."""
+        for process_id in following:
+            self._followers.add(process_id, self._calls_of(process_id))
+
+    def _settle(self) -> None:
+        """See which followers are answered, and which are to be run after all."""
+        settled = self._followers.settle()
+        if settled is None:
+            return
+        for process_id, well in (settled.answered | settled.ended).items():
+            calls = self._followers.pop(process_id)
+            self.progress.done += calls
+            self.progress.reused += calls if process_id in settled.answered else 0
+            self.progress.failed += 0 if well else calls
+        for process_id in settled.gone:
+            self.progress.total -= self._followers.pop(process_id)
+        for one in settled.to_run:
+            calls = self._followers.pop(one.node_id)
+            if calls != self._calls_each:
+                self._calls_of_freed[one.node_id] = calls
+        self._claimed += settled.to_run
+        if settled.to_run or settled.gone:
+            self._exhausted = False
 
     # -- what goes out ---------------------------------------------------------------------------
 
@@ -331,11 +370,12 @@ class Engine:
         """Take over a slice of what was recorded and has no result."""
         if not self._claimed:
             with self.profile.transaction() as cursor:
-                self._claimed = rows.claim_unfinished(
-                    cursor, self.queue_id, self.profile.worker_id, LARGEST_SLICE
-                )
+                claimed = rows.claim_unfinished(cursor, self.queue_id, self.profile.worker_id, LARGEST_SLICE)
+                following = sort_out(cursor, [one.node_id for one in claimed])
+            self._follow(following)
+            self._claimed = [one for one in claimed if one.node_id not in following]
+            self._exhausted = not claimed
         if not self._claimed:
-            self._exhausted = True
             return
         ready: list[tuple[Recipe, Resources, list[ToRun]]] | None = None
         refused: list[rows.End] = []
@@ -343,10 +383,13 @@ class Engine:
             ready, refused = self._made_ready(self._claimed)
         if ready is None:
             return
-        paused = len(self._claimed) - len(refused) - sum(len(to_run) for _, _, to_run in ready)
+        known = {end.node_id for end in refused}.union(
+            one.process_id for _, _, to_run in ready for one in to_run
+        )
+        paused = [one.node_id for one in self._claimed if one.node_id not in known]
         self._claimed = []
-        self.progress.paused += paused
-        self.progress.total -= self._calls_each * paused
+        self.progress.paused += len(paused)
+        self.progress.total -= sum(map(self._calls_of, paused))
         self._refuse(refused)
         for recipe, resources, to_run in ready:
             self._submit(recipe, self.resources or resources, to_run)
@@ -383,7 +426,7 @@ class Engine:
                     refused.append(_refused(process, draft))
                 else:
                     id_, attempt = process.node_id, process.attempt
-                    to_run.append(ToRun(id_, attempt, draft, given, self._calls_each, process.parent_id))
+                    to_run.append(ToRun(id_, attempt, draft, given, self._calls_of(id_), process.parent_id))
             ready.append((recipe, resources, to_run))
         return ready, refused
 
@@ -393,8 +436,9 @@ class Engine:
             return
         with self.profile.transaction() as cursor:
             ended = rows.end(cursor, ends)
-        self.progress.done += self._calls_each * len(ended)
-        self.progress.failed += self._calls_each * len(ended)
+        calls = sum(map(self._calls_of, ended))
+        self.progress.done += calls
+        self.progress.failed += calls
 
     # -- what comes back -------------------------------------------------------------------------
 

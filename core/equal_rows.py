@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from grange.core.transition import State
+from grange.core.transition import ENDED, State
 from grange.core.worker import WORKER_LOCK
 
 #: First key of the advisory locks that make "is an equal one under way?" and "now I am" one step; the second
@@ -83,7 +83,7 @@ def find_under_way(cursor: Any, keys: Collection[bytes], but_not: Collection[int
         """
         SELECT key, node_id, worker_id FROM process
         WHERE key = ANY(%s) AND state IN ('created', 'waiting', 'running') AND worker_id IS NOT NULL
-          AND cached_from IS NULL AND valid_cache AND NOT (paused OR to_kill OR workflow OR node_id = ANY(%s))
+          AND cached_from IS NULL AND valid_cache AND NOT (to_kill OR workflow OR node_id = ANY(%s))
         ORDER BY node_id DESC
         """,
         (list(keys), list(but_not)),
@@ -138,21 +138,8 @@ def follow(cursor: Any, leaders: Mapping[int, int]) -> None:
         )
 
 
-def answered_by(cursor: Any, sources: Mapping[int, int]) -> None:
-    """Note by which processes others are answered: process → source."""
-    if sources:
-        cursor.execute(
-            """
-            UPDATE process SET cached_from = source
-            FROM unnest(%s::bigint[], %s::bigint[]) AS given (id, source)
-            WHERE node_id = given.id AND cached_from IS DISTINCT FROM source
-            """,
-            (list(sources), list(sources.values())),
-        )
-
-
 def find_following(cursor: Any, queue_id: int) -> list[int]:
-    """The processes of a campaign or queue that wait for equal ones."""
+    """The processes of a campaign or queue that wait for equal ones. (None of them is paused.)"""
     cursor.execute(
         """
         SELECT node_id FROM process
@@ -164,7 +151,7 @@ def find_following(cursor: Any, queue_id: int) -> list[int]:
 
 
 def find_settled(cursor: Any, queue_id: int, limit: int) -> list[Follower]:
-    """Of the followers of a campaign or queue those that need not wait any longer; their rows are locked.
+    """Of the followers of a campaign or queue those that need not wait any longer.
 
     The one that is waited for has ended, is gone, is run by nobody any more, or is about to be killed.
     """
@@ -175,10 +162,10 @@ def find_settled(cursor: Any, queue_id: int, limit: int) -> list[Follower]:
                l.exit_message
         FROM process f LEFT JOIN process l ON l.node_id = f.cached_from
         WHERE f.queue_id = %s AND f.cached_from IS NOT NULL AND f.state IN ('created', 'waiting', 'running')
-          AND NOT (f.workflow OR f.paused OR f.to_kill)
+          AND NOT (f.workflow OR f.to_kill)
           AND (l.node_id IS NULL OR l.state NOT IN ('created', 'waiting', 'running') OR l.worker_id IS NULL
-               OR l.worker_id <> ALL(%s) OR l.cached_from IS NOT NULL OR l.paused OR l.to_kill)
-        ORDER BY f.node_id LIMIT %s FOR NO KEY UPDATE OF f
+               OR l.worker_id <> ALL(%s) OR l.cached_from IS NOT NULL OR l.to_kill)
+        ORDER BY f.node_id LIMIT %s
         """,
         (queue_id, list(alive), limit),
     )
@@ -187,6 +174,17 @@ def find_settled(cursor: Any, queue_id: int, limit: int) -> list[Follower]:
         answers = state == State.FINISHED and valid
         found.append(Follower(node_id, attempt, parent_id, Source(leader, status, said) if answers else None))
     return found
+
+
+def find_outcomes(cursor: Any, ids: Collection[int]) -> dict[int, bool | None]:
+    """Of these processes those that are there: whether they have ended well; None for those that are open."""
+    cursor.execute(
+        "SELECT node_id, state::text, exit_status FROM process WHERE node_id = ANY(%s)", (list(ids),)
+    )
+    return {
+        node_id: None if state not in ENDED else state == State.FINISHED and not status
+        for node_id, state, status in cursor.fetchall()
+    }
 
 
 def free(cursor: Any, ids: Sequence[int]) -> None:

@@ -108,7 +108,7 @@ def pause_processes(cursor: Cursor, ids: Collection[int], reason: str, *, tree: 
     """Set processes aside, with the reason; returns those that were not."""
     cursor.execute(
         f"""
-        UPDATE process SET paused = true, exit_message = %(reason)s
+        UPDATE process SET paused = true, exit_message = %(reason)s, cached_from = NULL
         WHERE node_id = ANY (%(ids)s) AND {_OPEN} AND NOT paused AND NOT to_kill
         RETURNING node_id
         """,  # noqa: S608

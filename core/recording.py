@@ -10,8 +10,9 @@ from typing import Any
 from grange.core import process as rows
 from grange.core.caching import Caching
 from grange.core.calls import Call, Calls
-from grange.core.equal_rows import find_reusable
+from grange.core.equal_rows import Source, find_reusable, find_under_way, lock_keys
 from grange.core.errors import GrangeError
+from grange.core.following import sort_out
 from grange.core.graph import SHARED_TYPES, clone_outputs, find_inputs, forget, store
 from grange.core.json_value import checked
 from grange.core.link import Link, LinkType
@@ -42,7 +43,8 @@ class Recorded:
     """What recording a slice of calls came to.
 
     places: the process that answers each call, in order. awaited: process → how many of the calls it
-    answers, for those that an earlier slice has recorded and that have not ended.
+    answers, for those that an earlier slice has recorded and that have not ended. following: the same, for
+    those that wait for an equal process which is under way elsewhere.
     """
 
     places: list[int]
@@ -51,6 +53,7 @@ class Recorded:
     refused: int = 0
     failed: int = 0
     awaited: dict[int, int] = field(default_factory=dict)
+    following: dict[int, int] = field(default_factory=dict)
 
 
 def record_calls(
@@ -65,9 +68,9 @@ def record_calls(
     """Record a slice of calls in one transaction of its own.
 
     A call that the campaign has recorded is answered by that; one that an equal process elsewhere has
-    answered well becomes a finished process with clones of its outputs; the rest become new processes on
-    that computer, claimed by this worker where submit is true, left for whoever runs the campaign where it is
-    not.
+    answered becomes a finished process with clones of its outputs; the rest become new processes on that
+    computer. Where submit is true they are claimed by this worker, or follow an equal one that is under way;
+    where it is not they are left for whoever runs the campaign.
     """
     new: list[Node] = []
     try:
@@ -95,9 +98,6 @@ def _record(
         times[call.key] = times.get(call.key, 0) + 1
     known = rows.find_recorded(cursor, campaign_id, first_of.keys())
     fresh = [call for key, call in first_of.items() if key not in known]
-    shared = calls.caching is Caching.SHARED
-    sources = find_reusable(cursor, [call.key for call in fresh]) if shared else {}
-
     recipe = calls.recipe
     _reuse_stored_inputs(profile, cursor, campaign_id, fresh)
     drafts = [draft_or_reason(recipe, call.values()) for call in fresh]
@@ -115,6 +115,18 @@ def _record(
         index=profile.index(cursor),
         reader=profile.read_files,
     )
+    unfinished = {found.node_id: first_of[key] for key, found in known.items() if found.state not in ENDED}
+    claimed = rows.claim(cursor, unfinished, profile.worker_id) if submit else {}
+    shared = calls.caching is Caching.SHARED
+    sources: dict[bytes, Source] = {}
+    leaders: dict[bytes, int] = {}
+    if shared:
+        keys = {call.key for call in fresh}
+        profile.index(cursor).hold()  # clones rely on the blobs of the others
+        if submit:
+            lock_keys(cursor, keys | {unfinished[process_id].key for process_id in claimed})
+        sources = find_reusable(cursor, keys)
+        leaders = find_under_way(cursor, keys - sources.keys()) if submit else {}
     recorded = Recorded([])
     answers: dict[bytes, int] = {key: found.node_id for key, found in known.items()}
     status = step(ProcessStatus(), Submitted()) if submit else ProcessStatus()
@@ -147,26 +159,25 @@ def _record(
             new.state, new.exit_message = State.EXCEPTED, draft
             recorded.refused += times[call.key]
             recorded.failed += times[call.key]
+        elif call.key in leaders:
+            new.state, new.attempt, new.worker_id = State.CREATED, 0, None
+            new.cached_from = leaders[call.key]
+            recorded.following[node_id] = times[call.key]
         elif submit:
             recorded.to_run.append(ToRun(node_id, status.attempt, draft, call.values(), times[call.key]))
         new_rows.append(new)
     rows.insert(cursor, new_rows)
-    if clones:
-        profile.index(cursor).hold()  # they rely on the blobs of the others
-        clone_outputs(cursor, clones, user_id=profile.user_id)
-    unfinished: dict[int, Call] = {}
+    clone_outputs(cursor, clones, user_id=profile.user_id)
     for key, found in known.items():
         if found.state in ENDED:
             recorded.answered += times[key]
             recorded.failed += times[key] if found.state is not State.FINISHED or found.exit_status else 0
-        else:
-            unfinished[found.node_id] = first_of[key]
     if calls.labelled and known:
         rows.label_nameless(
             cursor, {found.node_id: calls.label_of(first_of[key]) for key, found in known.items()}
         )
     if submit:
-        _take_over(cursor, recipe, unfinished, profile.worker_id, times, recorded)
+        _take_over(cursor, recipe, unfinished, claimed, times, recorded)
     else:
         rows.play(cursor, unfinished)
     recorded.places = [answers[call.key] for call in slice_]
@@ -177,15 +188,21 @@ def _take_over(
     cursor: Any,
     recipe: Recipe,
     unfinished: Mapping[int, Call],
-    worker_id: int,
+    claimed: Mapping[int, int],
     times: Mapping[bytes, int],
     recorded: Recorded,
 ) -> None:
-    """Go on with calls that an earlier run has left, with the code and resources of this map."""
-    claimed = rows.claim(cursor, unfinished, worker_id)
+    """Go on with calls that an earlier run has left, with the code and resources of this map.
+
+    claimed: of these processes those that this worker has now, and in which attempt.
+    """
+    following = sort_out(cursor, claimed)
     refused = []
     for process_id, call in unfinished.items():
         attempt, count = claimed.get(process_id), times[call.key]
+        if process_id in following:
+            recorded.following[process_id] = count
+            continue
         if attempt is None:
             recorded.awaited[process_id] = count
             continue
