@@ -13,19 +13,20 @@ from grange.core import group
 from grange.core import process as rows
 from grange.core.calls import Calls
 from grange.core.campaign_run import CampaignRun
+from grange.core.dispatcher import end_killed
 from grange.core.engine import Progress
-from grange.core.errors import CampaignBusy, InputInvalid, NameExists, NotFound
+from grange.core.errors import InputInvalid, NameExists, NotFound
 from grange.core.executors import checked_name, computer_id_of, open_executor
 from grange.core.frame import lazy_results, results
 from grange.core.job_recipe import JobRecipe
 from grange.core.json_value import checked_text
 from grange.core.profile import Profile
 from grange.core.progress_bar import progress_bar
+from grange.core.queue_hold import hold
 from grange.core.recording import record_calls
 from grange.core.resources import checked_resources
 from grange.core.runnable import Runnable, calls_of
 from grange.core.transition import State
-from grange.core.worker import lock_campaign, unlock_campaign
 from grange.farm.executor import Executor
 from grange.farm.task import Resources
 
@@ -201,17 +202,8 @@ class Campaign:
 
         Returns how many were ended here.
         """
-        try:
-            with (
-                self._locked(),
-                open_executor(self.profile, self.id, self._chosen(None)) as opened,
-                _shown(self.name, progress) as show,
-            ):
-                return CampaignRun(
-                    self.profile, self.id, (), opened.executor, None, show, opened.computer_id
-                ).kill()
-        except CampaignBusy:
-            return 0
+        with _shown(self.name, progress) as show:
+            return end_killed(self.profile, self.id, show)
 
     def _chosen(self, executor: str | Executor | None) -> str | Executor:
         """The executor to use; where it is a computer, it is noted for whoever goes on with the campaign."""
@@ -294,22 +286,8 @@ class Campaign:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Hold the campaign: one process at a time records and runs its calls."""
-        profile = self.profile
-        profile.worker_id  # noqa: B018 – registers this process, so that others can be told who runs it
-        connection = profile.connection
-        with connection.turn:
-            if self.id in profile.held:  # the database would let us: the lock is our own
-                raise CampaignBusy(f"campaign {self.name} is being run by this process: wait for its end")
-            lock_campaign(connection, self.id)
-            profile.held.add(self.id)
-        try:
+        with hold(self.profile, self.id, f"campaign {self.name}"):
             yield
-        finally:
-            try:
-                if not connection.closed:
-                    unlock_campaign(connection, self.id)
-            finally:
-                profile.held.discard(self.id)
 
 
 def _made(cursor: Any, name: str, user_id: int, description: str) -> int:

@@ -1,0 +1,364 @@
+"""Dispatchers: whatever is put into a queue is run, by whoever holds it; real processes, killed and ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import grange as gr
+from grange.core import dispatcher, profile_lock
+from grange.core.dispatcher import dispatch
+from grange.core.dispatcher_thread import DispatcherThreads
+from grange.core.errors import CampaignBusy, ComputerDisabled, NotFound
+from grange.core.profile import Profile, open_profile
+from grange.core.queue_hold import find_holder, hold
+from grange.core.queues import Queues, find_waiting
+from grange.core.worker import DISPATCHER
+
+PATIENCE_S = 60.0
+
+
+def until(happened: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not happened():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def square(x: int) -> int:
+    return x * x
+
+
+def put(
+    profile: Profile,
+    runnable: object,
+    queue: int | None = None,
+    resources: gr.Resources = gr.Resources(),  # noqa: B008
+    **inputs: object,
+) -> list[int]:
+    """Record calls that belong to no campaign in the queue of this host; returns their ids, growing."""
+    queue = queue or Queues(profile).id_of(None)
+    campaign = gr.Campaign("recorded", profile)
+    campaign.map(runnable, inputs, cache=False, resources=resources)  # type: ignore[arg-type]
+    campaign.submit()
+    with profile.transaction() as cursor:
+        cursor.execute(
+            "UPDATE process SET campaign_id = NULL, queue_id = %s, key = NULL WHERE campaign_id = %s"
+            " RETURNING node_id",
+            (queue, campaign.id),
+        )
+        ids = sorted(row[0] for row in cursor.fetchall())
+        cursor.execute("SELECT pg_notify('grange', %s)", (f"queue:{queue}",))
+    return ids
+
+
+def states(profile: Profile, ids: Sequence[int]) -> list[tuple[str, int | None]]:
+    with profile.transaction() as cursor:
+        cursor.execute(
+            "SELECT state::text, exit_status FROM process WHERE node_id = ANY (%s) ORDER BY node_id",
+            (list(ids),),
+        )
+        return list(cursor.fetchall())
+
+
+def message(profile: Profile, id_: int) -> str:
+    with profile.transaction() as cursor:
+        cursor.execute("SELECT exit_message FROM process WHERE node_id = %s", (id_,))
+        return str((cursor.fetchone() or ("",))[0])
+
+
+def have_ended(profile: Profile, ids: Sequence[int]) -> bool:
+    return all(state in ("finished", "excepted", "killed") for state, _ in states(profile, ids))
+
+
+def wait_for(profile: Profile, ids: Sequence[int]) -> None:
+    until(lambda: have_ended(profile, ids), f"{states(profile, ids)}")
+
+
+def outputs(profile: Profile, ids: Sequence[int]) -> list[int]:
+    with profile.transaction() as cursor:
+        cursor.execute(
+            "SELECT (attributes->>'value')::int FROM link JOIN node ON node.id = target_id"
+            " WHERE source_id = ANY (%s) AND type = 'create' AND link.label = 'result' ORDER BY source_id",
+            (list(ids),),
+        )
+        return [row[0] for row in cursor.fetchall()]
+
+
+def holder(profile: Profile, queue: int) -> object:
+    with profile.transaction() as cursor:
+        return find_holder(cursor, queue)
+
+
+@contextmanager
+def dispatching(profile: Profile, queue: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A dispatcher in a process of its own, ended by SIGTERM."""
+    reading, writing = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "grange.core.dispatch", str(profile.home), str(queue), "--lifeline",
+         str(reading)],
+        pass_fds=[reading], stderr=subprocess.PIPE,
+    )  # fmt: skip
+    os.close(reading)
+    try:
+        until(lambda: process.poll() is not None or holder(profile, queue), "it has not begun")
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        assert process.stderr is not None
+        sys.stderr.buffer.write(process.stderr.read())
+        process.wait(PATIENCE_S)
+        os.close(writing)
+
+
+# -- in a thread of this process
+
+
+def test_what_comes_later_is_run_too(profile: Profile) -> None:
+    queue = Queues(profile).id_of(None)
+    first = put(profile, square, x=range(30))
+    with DispatcherThreads(profile) as dispatchers:
+        dispatchers.serve([queue])
+        dispatchers.serve([queue])
+        wait_for(profile, first)
+        held_by = holder(profile, queue)
+        assert held_by is not None
+        assert (held_by.role, held_by.pid) == (DISPATCHER, os.getpid())  # type: ignore[attr-defined]
+        second = put(profile, square, x=range(30, 40))
+        wait_for(profile, second)
+        dispatchers.raise_errors()
+    assert holder(profile, queue) is None
+    assert states(profile, first + second) == [("finished", 0)] * 40
+    assert outputs(profile, first + second) == [x * x for x in range(40)]
+    # nothing is left in the spool, nor with anybody
+    assert list((profile.spool / f"campaign-{queue}").iterdir()) == []
+    with profile.transaction() as cursor:
+        cursor.execute("SELECT count(*) FROM process WHERE worker_id IS NULL")
+        assert cursor.fetchone() == (0,)
+        assert find_waiting(cursor, str(profile.home)) == []
+
+
+def test_a_queue_that_somebody_else_runs_is_taken_over_when_they_are_gone(profile: Profile) -> None:
+    queue = Queues(profile).id_of(None)
+    with DispatcherThreads(profile) as dispatchers, open_profile(profile.home) as other:
+        with hold(other, queue, "queue"):
+            dispatchers.serve([queue])
+            ids = put(profile, square, x=[1, 2])
+            with pytest.raises(CampaignBusy):
+                dispatch(profile, queue, stopping=lambda: True)
+            assert states(profile, ids) == [("created", None)] * 2
+        wait_for(profile, ids)
+
+
+def test_one_that_cannot_be_run_ends_by_itself_and_no_other_with_it(profile: Profile) -> None:
+    def stubborn(x: int) -> int:
+        raise ValueError(f"no {x}")
+
+    queue = Queues(profile).id_of(None)
+    job = gr.ShellJob("echo {n}")
+    too_large = put(profile, square, resources=gr.Resources(cpus=4096), x=[1])
+    raising = put(profile, stubborn, x=[1])
+    fine = put(profile, square, x=[3]) + put(profile, job, n=[1])
+    with DispatcherThreads(profile) as dispatchers:
+        dispatchers.serve([queue])
+        wait_for(profile, too_large + raising + fine)
+        dispatchers.raise_errors()
+    assert states(profile, too_large) == [("excepted", None)]
+    assert "4096 cpus" in message(profile, too_large[0])
+    assert states(profile, raising) == [("excepted", None)]
+    assert states(profile, fine) == [("finished", 0)] * 2
+
+
+def test_an_input_that_is_lost_ends_its_own_calculation(profile: Profile, tmp_path: Path) -> None:
+    def size(file: Path) -> int:
+        return len(file.read_bytes())
+
+    queue = Queues(profile).id_of(None)
+    paths = []
+    for n in range(3):
+        paths.append(tmp_path / f"{n}.txt")
+        paths[-1].write_text("x" * (1000 + n))
+    ids = put(profile, size, file=gr.fixed(paths[0])) + put(profile, size, file=gr.fixed(paths[1]))
+    with profile.transaction() as cursor:
+        cursor.execute("DELETE FROM blob WHERE size = 1000")
+        assert cursor.rowcount == 1
+    with DispatcherThreads(profile) as dispatchers:
+        dispatchers.serve([queue])
+        wait_for(profile, ids)
+        dispatchers.raise_errors()
+    assert states(profile, ids)[1] == ("finished", 0), message(profile, ids[1])
+    assert states(profile, ids)[0] != ("finished", 0)
+    assert "not in the repository" in message(profile, ids[0])
+
+
+def test_somebody_wants_them_to_end(profile: Profile) -> None:
+    queue = Queues(profile).id_of(None)
+    ids = put(profile, gr.ShellJob("sleep {s}"), s=[600, 601, 602])
+    with DispatcherThreads(profile) as dispatchers:
+        dispatchers.serve([queue])
+        until(lambda: ("waiting", None) in states(profile, ids), "nothing was claimed")
+        with profile.transaction() as cursor:
+            cursor.execute("UPDATE process SET to_kill = true WHERE node_id = ANY (%s)", (ids,))
+            cursor.execute("NOTIFY grange, 'control'")
+        wait_for(profile, ids)
+    assert states(profile, ids) == [("killed", None)] * 3
+
+
+def test_what_is_to_end_in_a_queue_that_nobody_holds_is_ended_by_whoever_wants_it(profile: Profile) -> None:
+    queue = Queues(profile).id_of(None)
+    ids = put(profile, square, x=[1, 2, 3])
+    with profile.transaction() as cursor:
+        cursor.execute("UPDATE process SET to_kill = true WHERE node_id = ANY (%s)", (ids[:2],))
+    assert dispatcher.end_killed(profile, queue) == 2
+    assert states(profile, ids) == [("killed", None), ("killed", None), ("created", None)]
+    with open_profile(profile.home) as other, hold(other, queue, "queue"):
+        assert dispatcher.end_killed(profile, queue) == 0
+    with pytest.raises(NotFound, match="12345"):
+        dispatcher.end_killed(profile, 12345)
+
+
+def test_what_a_person_has_to_mend_is_said(profile: Profile) -> None:
+    from grange.core import computer as computers
+    from grange.farm.computer import Computer
+
+    with profile.transaction() as cursor:
+        computers.add(
+            cursor, Computer(label="here", transport="local", scheduler="direct"), user_id=profile.user_id
+        )
+    queue = Queues(profile).id_of("here")
+    with profile.transaction() as cursor:
+        computers.enable(cursor, ["here"], user_id=profile.user_id, enabled=False)
+    with DispatcherThreads(profile) as dispatchers:
+        dispatchers.serve([queue])
+
+        def raises() -> bool:
+            try:
+                dispatchers.raise_errors()
+            except ComputerDisabled:
+                return True
+            return False
+
+        until(raises, "no error has come")
+
+
+def test_paused_calculations_wait_until_they_are_played(profile: Profile) -> None:
+    queue = Queues(profile).id_of(None)
+    ids = put(profile, square, x=[1, 2])
+    with profile.transaction() as cursor:
+        cursor.execute("UPDATE process SET paused = true WHERE node_id = %s", (ids[0],))
+    with DispatcherThreads(profile) as dispatchers:
+        dispatchers.serve([queue])
+        wait_for(profile, ids[1:])
+        assert states(profile, ids[:1]) == [("created", None)]
+        with profile.transaction() as cursor:
+            cursor.execute("UPDATE process SET paused = false WHERE node_id = %s", (ids[0],))
+        wait_for(profile, ids)
+
+
+# -- in a process of its own
+
+
+def sleeping(log: str, x: int, seconds: float) -> int:
+    import time
+
+    with open(log, "a") as file:
+        file.write(f"{x}\n")
+    time.sleep(seconds)
+    return x
+
+
+def test_a_dispatcher_that_is_killed_is_followed_by_the_next(profile: Profile, tmp_path: Path) -> None:
+    queue = Queues(profile).id_of(None)
+    log = tmp_path / "log"
+    ids = put(profile, sleeping, log=str(log), x=range(60), seconds=0.05)
+    with dispatching(profile, queue) as first:
+        until(lambda: ("finished", 0) in states(profile, ids), "nothing has come")
+        first.kill()
+        first.wait()
+    assert not have_ended(profile, ids)
+    with dispatching(profile, queue):
+        wait_for(profile, ids)
+    assert states(profile, ids) == [("finished", 0)] * 60
+    assert sorted(outputs(profile, ids)) == list(range(60))
+    # what was finished before is not done again; only what was running is
+    assert 60 <= len(log.read_text().splitlines()) <= 60 + 2 * (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "lifeline", "profile lock"])
+def test_a_dispatcher_ends_in_order(profile: Profile, how: str) -> None:
+    queue = Queues(profile).id_of(None)
+    ids = put(profile, gr.ShellJob("sleep {s}"), s=[600, 601, 602])
+    reading, writing = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "grange.core.dispatch", str(profile.home), str(queue), "--lifeline",
+         str(reading), "--daemon", "17"],
+        pass_fds=[reading],
+    )  # fmt: skip
+    os.close(reading)
+    until(lambda: ("waiting", None) in states(profile, ids), "nothing was claimed")
+    with profile.transaction() as cursor:
+        cursor.execute("SELECT role, daemon_id FROM worker WHERE pid = %s", (process.pid,))
+        assert cursor.fetchone() == (DISPATCHER, 17)
+    if how == "SIGTERM":
+        process.send_signal(signal.SIGTERM)
+    elif how == "lifeline":
+        os.close(writing)
+    else:
+        with profile.transaction() as cursor:
+            profile_lock.lock(cursor, "maintenance", "somebody")
+    assert process.wait(PATIENCE_S) == 0
+    if how != "lifeline":
+        os.close(writing)
+    assert states(profile, ids) == [("created", None)] * 3
+    assert holder(profile, queue) is None
+
+
+def test_a_dispatcher_does_nothing_in_a_locked_profile_or_where_another_one_is(profile: Profile) -> None:
+    queue = Queues(profile).id_of(None)
+    ids = put(profile, square, x=[1])
+    command = [sys.executable, "-m", "grange.core.dispatch", str(profile.home), str(queue)]
+    with open_profile(profile.home) as other, hold(other, queue, "queue"):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, "is being run by process" in done.stderr) == (0, True), done.stderr
+    with profile.transaction() as cursor:
+        profile_lock.lock(cursor, "maintenance", "somebody")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, "maintenance" in done.stderr) == (0, True), done.stderr
+    assert states(profile, ids) == [("created", None)]
+    done = subprocess.run([*command[:-1], "12345"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0  # locked: it does not even look
+    with profile.transaction() as cursor:
+        profile_lock.unlock(cursor)
+    done = subprocess.run([*command[:-1], "12345"], capture_output=True, text=True, check=False)
+    assert (done.returncode, "12345" in done.stderr) == (1, True), done.stderr
+
+
+def test_a_dispatcher_ends_when_nothing_comes(profile: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatcher, "QUEUE_IDLE_S", 0.2)
+    queue = Queues(profile).id_of(None)
+    ids = put(profile, square, x=range(5))
+    done = dispatch(profile, queue, stopping=lambda: False, ends_when_idle=True)
+    assert (done.done, done.failed) == (5, 0)
+    assert states(profile, ids) == [("finished", 0)] * 5
+
+
+def test_stopping_is_seen_soon(profile: Profile) -> None:
+    queue = Queues(profile).id_of(None)
+    ended = threading.Event()
+    with open_profile(profile.home) as own:
+        thread = threading.Thread(target=dispatch, args=(own, queue), kwargs={"stopping": ended.is_set})
+        thread.start()
+        until(lambda: holder(profile, queue), "it has not begun")
+        ended.set()
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive()
