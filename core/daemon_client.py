@@ -48,14 +48,15 @@ class DaemonClient:
         client.get_status().workers
         client.stop_daemon(wait=True)
 
+    host, home: of another daemon of the same database; None: this host, and the home of the profile.
     Only starting it, and its logs, are bound to its host: wishes are written into the database. A timeout is
     in seconds; None: `timeout` of [daemon] in profile.toml.
     """
 
-    def __init__(self, profile: Profile, *, host: str | None = None) -> None:
+    def __init__(self, profile: Profile, *, host: str | None = None, home: str | None = None) -> None:
         self.profile = profile
         self.host = host or socket.gethostname()
-        self.home = os.path.realpath(profile.home)
+        self.home = home or os.path.realpath(profile.home)
 
     def __repr__(self) -> str:
         return f"DaemonClient({self.profile!r}, host={self.host!r})"

@@ -12,7 +12,7 @@ import shutil
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +56,8 @@ def open_log(home: Path, name: str) -> int:
     Errors: OSError.
     """
     folder = log_folder(home)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for one in (folder.parent, folder):
+        one.mkdir(mode=0o700, parents=True, exist_ok=True)
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     return os.open(folder / (name + _SUFFIX), flags, 0o600)
 
@@ -98,31 +99,31 @@ def tail(home: Path, name: str, count: int) -> list[str]:
     return list(deque(lines, maxlen=count))
 
 
-def follow(home: Path, wanted: Callable[[str], bool]) -> Iterator[LogLine | None]:
-    """What is appended to the logs of these names from now on, for ever; None where nothing has come.
+class Followed:
+    """The logs of a home from now on: read() gives what has been appended since."""
 
-    Logs that are begun meanwhile belong to it.
-    """
-    places = {path.name.removesuffix(_SUFFIX): path.stat().st_size for path in _logs(home)}
-    rests: dict[str, bytes] = {}
-    while True:
-        came = False
-        for name in filter(wanted, names(home)):
-            with suppress(FileNotFoundError), log_path(home, name).open("rb") as file:
-                at = places.get(name, 0)
-                if file.seek(0, os.SEEK_END) < at:
-                    at = 0  # begun anew
-                file.seek(at)
-                block = file.read()
-                places[name] = at + len(block)
-                *lines, rest = (rests.pop(name, b"") + block).split(b"\n")
-                rests[name] = rest
-                for line in lines:
-                    came = True
-                    yield LogLine(name, line.decode("utf-8", "replace"))
-        if not came:
-            yield None
-            time.sleep(FOLLOW_S)
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._places = {path.name.removesuffix(_SUFFIX): path.stat().st_size for path in _logs(home)}
+        self._rests: dict[str, bytes] = {}
+
+    def read(self, wanted: Collection[str] = ()) -> list[LogLine]:
+        """The whole lines that have come, of the logs of these names; without names of all, new ones too."""
+        lines = []
+        for name in wanted or names(self._home):
+            try:
+                with log_path(self._home, name).open("rb") as file:
+                    at = self._places.get(name, 0)
+                    if file.seek(0, os.SEEK_END) < at:
+                        at = 0  # begun anew
+                    file.seek(at)
+                    block = file.read()
+            except FileNotFoundError:
+                continue
+            self._places[name] = at + len(block)
+            *whole, self._rests[name] = (self._rests.get(name, b"") + block).split(b"\n")
+            lines += [LogLine(name, line.decode("utf-8", "replace")) for line in whole]
+        return lines
 
 
 def _logs(home: Path) -> list[Path]:

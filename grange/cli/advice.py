@@ -21,7 +21,7 @@ _ADVICE: tuple[tuple[type[Exception], str], ...] = (
     ),
     (core.ProfileLocked, "wait until that is over, or `grange profile unlock`"),
     (core.DaemonNotRunningException, "`grange daemon start` starts it"),
-    (core.DaemonException, "`grange daemon logs` shows what it has to say"),
+    (core.DaemonException, "`grange daemon status` and `grange daemon logs` show how it stands"),
     (core.CampaignBusy, "wait until it has ended; `grange campaign show` tells how far it is"),
     (
         repository.BlobQuarantined,

@@ -22,6 +22,7 @@ _COMMANDS = {
         "allocation",
         "repository",
         "profile",
+        "daemon",
         "database",
     )
 }
