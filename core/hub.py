@@ -363,14 +363,19 @@ class Hub:
             outputs = self._data_by_label(
                 cursor, workflow_rows.read_outputs(cursor, [*ended, *wanted.keys()])
             )
+            given = workflow_rows.read_given(cursor, [call.node_id for call in calls])
         by_frame = {frame.process_id: frame for frame in pages}
+        parents: dict[int, LiveFrame] = {}
         for frame in pages:
-            frame.page = {}
+            frame.page, frame.page_inputs = {}, {}
             frame.page_end = min(frame.page_end + PAGE, frame.recorded_calls)
         for call in calls:
             by_frame[call.parent_id].page[call.sequence] = call
+            parents[call.node_id] = by_frame[call.parent_id]
             if call.state in ENDED:
                 by_frame[call.parent_id].page_outputs[call.node_id] = outputs.get(call.node_id, {})
+        for process_id, label, node_id, uuid in given:
+            parents[process_id].page_inputs.setdefault(process_id, {})[label] = (node_id, uuid)
         for process_id, future in wanted.items():
             future.give(outputs.get(process_id, {}))
         for frame in frames:

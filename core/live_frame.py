@@ -22,6 +22,7 @@ from grange.core.pending_call import (
     WorkflowCall,
     hash_of_arguments,
     hash_of_given,
+    nodes_of,
 )
 from grange.core.runnable import calls_of, columns_of, workflow_recipe_of
 from grange.core.transition import ENDED, State
@@ -142,6 +143,8 @@ class LiveFrame:
         self.recorded_calls = 0
         self.page: dict[int, RecordedCall] = {}
         self.page_outputs: dict[int, Mapping[str, Data]] = {}
+        #: of its calls, the nodes that they were given: by link label id and uuid
+        self.page_inputs: dict[int, dict[str, tuple[int, str]]] = {}
         self.page_end = 0
         self.recorded_reports = 0
         self.recorded_decisions: Sequence[Any] = ()
@@ -263,6 +266,13 @@ class LiveFrame:
             )
         return number, recorded
 
+    def _bind(self, recorded: RecordedCall, nodes: Mapping[str, Data]) -> None:
+        """Data that the code has made and given to a recorded call is the node that was stored then."""
+        stored = self.page_inputs.pop(recorded.node_id, {})
+        for label, node in nodes.items():
+            if node.id is None and label in stored:
+                node.id, node.uuid = stored[label]
+
     def _left_over(self) -> str:
         number = self._sequence + 1
         while number > self.page_end:
@@ -364,6 +374,7 @@ class LiveFrame:
         call_hash = hash_of_given(recipe.process_type, given)
         number, recorded = self._recorded(call_hash, recipe.label)
         if recorded is not None:
+            self._bind(recorded, given.nodes)
             return self._answered(recipe.label, number, recorded)
         where = executor or self.executor
         more = {EXECUTOR_ATTRIBUTE: where} if where else {}
@@ -379,6 +390,7 @@ class LiveFrame:
             call_hash = hash_of_arguments(recipe.process_type, call.arguments)
             number, recorded = self._recorded(call_hash, recipe.label)
             if recorded is not None:
+                self._bind(recorded, nodes_of(call.arguments))
                 futures.append(self._answered(recipe.label, number, recorded))
                 continue
             queue_id = self.hub.queues.of(executor or self.executor, call.values())
@@ -405,6 +417,7 @@ class LiveFrame:
         call_hash = hash_of_arguments(function.process_type, arguments)
         number, recorded = self._recorded(call_hash, function.label)
         if recorded is not None:
+            self._bind(recorded, nodes_of(arguments))
             future = self._answered(function.label, number, recorded)
         else:
             with calculating():

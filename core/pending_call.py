@@ -208,7 +208,7 @@ def _node_of(one: PendingCall) -> tuple[ProcessNode, Mapping[str, Data], Mapping
             files=recipe.files,
             process_type=recipe.process_type,
         )
-        return node, _flat(what.arguments), what.outputs
+        return node, nodes_of(what.arguments), what.outputs
     recipe_ = what.calls.recipe
     attributes, files = dict(what.calls.attributes), dict(recipe_.files)
     if isinstance(what.draft, Draft):
@@ -217,10 +217,11 @@ def _node_of(one: PendingCall) -> tuple[ProcessNode, Mapping[str, Data], Mapping
     made = recipe_.node_class.from_checked(
         checked(attributes, "attributes"), label=one.label, files=files, process_type=recipe_.process_type
     )
-    return made, _flat(what.call.arguments), {}
+    return made, nodes_of(what.call.arguments), {}
 
 
-def _flat(arguments: Mapping[str, Argument]) -> dict[str, Data]:
+def nodes_of(arguments: Mapping[str, Argument]) -> dict[str, Data]:
+    """All data of a call, by link label."""
     return {label: node for argument in arguments.values() for label, node in argument.nodes.items()}
 
 

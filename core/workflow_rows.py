@@ -290,6 +290,18 @@ def read_outputs(cursor: Any, ids: Sequence[int]) -> list[tuple[int, str, int]]:
     return list(cursor.fetchall())
 
 
+def read_given(cursor: Any, ids: Sequence[int]) -> list[tuple[int, str, int, str]]:
+    """The inputs of processes: process, link label, node and its uuid."""
+    if not ids:
+        return []
+    cursor.execute(
+        "SELECT l.target_id, l.label, n.id, n.uuid::text FROM link l JOIN node n ON n.id = l.source_id"
+        " WHERE l.target_id = ANY(%s) AND l.type IN ('input_calc', 'input_work')",
+        (list(ids),),
+    )
+    return list(cursor.fetchall())
+
+
 def read_inputs(cursor: Any, ids: Sequence[int]) -> list[tuple[int, str, int]]:
     """The inputs of processes: process, link label, node."""
     if not ids:
