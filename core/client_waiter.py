@@ -50,7 +50,7 @@ class ClientWaiter:
             self._wakeups = Wakeups(self._profile)
         while True:
             left = [future for future in futures if not future.is_terminated]
-            self._look(left)
+            self.look(left)
             left = [future for future in left if not future.is_terminated]
             self.told([future for future in futures if future.is_terminated])
             if not left or (any_of_them and len(left) < len(futures)):
@@ -63,7 +63,8 @@ class ClientWaiter:
                 self._warn()
             self._wakeups.wait(LOOK_S if until is None else min(LOOK_S, until - now))
 
-    def _look(self, futures: Sequence[Future]) -> None:
+    def look(self, futures: Sequence[Future]) -> None:
+        """See which of these have ended."""
         by_id = {future.id: future for future in futures}
         ids = list(by_id)
         for start in range(0, len(ids), ASKED):

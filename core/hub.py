@@ -37,6 +37,8 @@ from grange.core.live_frame import (
 from grange.core.node import Data, Node, NodeRef
 from grange.core.pending_call import PendingCall, WorkflowCall, prepare, record
 from grange.core.process import End
+from grange.core.process_control import kill_processes
+from grange.core.process_tree import tree_ids
 from grange.core.profile import Profile
 from grange.core.queues import Queues
 from grange.core.recorded import RecordedRecipes
@@ -90,9 +92,9 @@ class Hub:
         self.greenlet = getcurrent()
         self.queues = Queues(profile)
         self.note = ""
-        #: How many processes it has recorded, and ended workflows.
-        self.recorded = 0
-        self.ended = 0
+        #: How many processes it has recorded; of these and of what it was given: how many have ended, and how
+        #: many of those not well.
+        self.recorded = self.ended = self.failed = 0
         self._alone = alone
         self._live = live
         self._told = told
@@ -106,7 +108,11 @@ class Hub:
         # frames that have something to be written, and of those that wait the ones that must look again
         self._dirty: dict[int, LiveFrame] = {}
         self._look: dict[int, LiveFrame] = {}
-        self._roots: dict[int, Future] = {}
+        #: alone: what it was given and has not ended, the ids of all that it was given, and whether they have
+        #: to be claimed again
+        self.roots: dict[int, Future] = {}
+        self.given: set[int] = set()
+        self._regain = False
         self._ready = True
         self._claim_more = True
         self._controlled = True
@@ -146,11 +152,14 @@ class Hub:
         if now - self._looked_at >= LOOK_S:
             self._looked_at = now
             self._ready = self._claim_more = self._controlled = True
+            self._look_at_roots()
         if not self._alone and now - self._swept_at >= SWEEP_S:
             self._swept_at = now
             free_dead(self.profile)
         if self._controlled:
             self._control()
+        if self._regain:
+            self._regain_roots()
         if self._ready or self._look:
             self._wake()
         if self._claim_more and not self._alone:
@@ -197,7 +206,8 @@ class Hub:
             self._frames[frame.process_id] = frame
             self._go_on(frame)
             if roots:
-                self._roots[frame.process_id] = one.future
+                self.roots[frame.process_id] = one.future
+                self.given.add(frame.process_id)
 
     def _claim(self) -> None:
         room = min(CLAIM, self._live - len(self._frames))
@@ -264,6 +274,30 @@ class Hub:
                 found.setdefault(process_id, {})[label] = node
         return found
 
+    def regain(self, futures: Sequence[Future]) -> None:
+        """Go on with these workflows, and with what they have called."""
+        self.roots.update((future.id, future) for future in futures)
+        self.given.update(self.roots)
+        self._regain = True
+
+    def _regain_roots(self) -> None:
+        """The connection was lost, and with it all that was ours: claim it again, unless others have."""
+        self._regain = False
+        free_dead(self.profile)
+        with self.profile.transaction() as cursor:
+            ids = tree_ids(cursor, list(self.roots))
+        self.claim_these(ids)
+
+    def _look_at_roots(self) -> None:
+        """See what became of roots that others go on with: they were let go of, and a daemon was quicker."""
+        away = [id_ for id_ in self.roots if id_ not in self._frames]
+        if not away:
+            return
+        with self.profile.transaction() as cursor:
+            ends = workflow_rows.read_ends(cursor, away)
+        for process_id, state, status, message in ends:
+            self.roots.pop(process_id).settle(state, status, message)
+
     def _control(self) -> None:
         """See to workflows of ours that somebody wants to be paused or killed."""
         self._controlled = False
@@ -282,6 +316,10 @@ class Hub:
             else:
                 frame.stop = AtPause("")
             self._dirty[process_id] = frame
+        killed = [process_id for process_id, _, to_kill in wanted if to_kill and process_id in self._frames]
+        if killed:  # their code is stopped: what they have called by now is all that they will have called
+            with self.profile.transaction() as cursor:
+                kill_processes(cursor, killed, KILLED_MESSAGE)
 
     def _wake(self) -> None:
         """See which calls have ended of workflows of ours that are ready."""
@@ -307,6 +345,7 @@ class Hub:
             for id_ in [id_ for id_ in _asked_after(frame) if id_ in ends]:
                 future = frame.open[id_]
                 frame.settle(*ends[id_])
+                self._count(future.is_finished_ok)
                 future.give(outputs.get(id_, {}))
             if isinstance(frame.stop, AtWait):
                 if frame.stop.over:
@@ -528,6 +567,9 @@ class Hub:
     ) -> None:
         """It is committed: frames go on, calls of workflows begin, those who wait for the ended are told."""
         self.recorded += len(pending)
+        for one in pending:
+            if one.row is not None and not one.is_open:
+                self._count(not one.row.exit_status and one.row.exit_message is None)
         for frame in frames:
             frame.own_calls(closed)
         if self._alone:
@@ -539,7 +581,8 @@ class Hub:
             process_id = frame.process_id
             if frame.outcome is not None:
                 self._frames.pop(process_id, None)
-                self.ended += process_id in gone
+                if process_id in gone:
+                    self._count(frame.outcome.state is State.FINISHED and not frame.outcome.exit_status)
                 self._tell_of_end(frame)
             elif frame.differs is not None or isinstance(frame.stop, AtPause) or process_id in let_go:
                 self._frames.pop(process_id, None)
@@ -552,11 +595,15 @@ class Hub:
             else:
                 self._go_on(frame)
 
+    def _count(self, well: bool) -> None:
+        self.ended += 1
+        self.failed += not well
+
     def _tell_of_end(self, frame: LiveFrame) -> None:
         outcome = frame.outcome
         assert outcome is not None
         ended = (frame.process_id, outcome.state, outcome.exit_status, outcome.message)
-        root = self._roots.pop(frame.process_id, None)
+        root = self.roots.pop(frame.process_id, None)
         if root is not None:
             root.settle(*ended[1:])
             root.give(outcome.outputs)
@@ -597,6 +644,7 @@ class Hub:
         self.note = f"waiting for the database: {error}"
         self._drop_all()
         self._ready = self._claim_more = self._controlled = True
+        self._regain = self._alone
         with suppress(DatabaseUnavailable):
             if not is_lost(self.profile.connection):
                 self._free()

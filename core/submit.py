@@ -165,6 +165,7 @@ def run(
     executor: str | None = None,
     cache: bool | None = None,
     profile: Profile | None = None,
+    progress: bool = True,
     **more: object,
 ) -> Any:
     """Run a process here and now, and wait for it: a workflow's code runs in this process.
@@ -175,7 +176,7 @@ def run(
     Errors: InputInvalid before anything is stored; ProcessFailed. When it is interrupted, what was recorded
     stays: a daemon goes on with it, or `grange process run ID`.
     """
-    return run_get_node(
+    given, future = run_get_node(
         runnable,
         {**(inputs or {}), **more},
         label=label,
@@ -183,7 +184,11 @@ def run(
         executor=executor,
         cache=cache,
         profile=profile,
-    )[0]
+        progress=progress,
+    )
+    if not future.is_finished_ok:
+        raise ProcessFailed(future)
+    return given
 
 
 def run_get_node(
@@ -196,6 +201,7 @@ def run_get_node(
     executor: str | None = None,
     cache: bool | None = None,
     profile: Profile | None = None,
+    progress: bool = True,
     **more: object,
 ) -> tuple[Any, Future]:
     """As run(); returns what it gave, and the process as a future that has ended.
@@ -215,7 +221,7 @@ def run_get_node(
     from grange.core.local_run import run_here
 
     pending = _pending(profile, runnable, given, [label], executor, resources, cache, one=True)
-    run_here(profile, pending)
+    run_here(profile, pending, progress=progress)
     future = pending[0].future
     if not future.has_outputs:
         load_outputs(profile, [future])

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from grange.core.future import Future, ProcessFailed
     from grange.core.group import Group
     from grange.core.link import Link, LinkType
+    from grange.core.local_run import RunInterrupted
     from grange.core.node import Data
     from grange.core.profile import Profile
     from grange.core.profile import open_profile as open  # noqa: A004
@@ -78,6 +79,7 @@ _HOME = {
     "Profile": "grange.core.profile",
     "RemoteFolder": "grange.core.data",
     "Resources": "grange.farm.task",
+    "RunInterrupted": "grange.core.local_run",
     "ShellJob": "grange.core.shell_job",
     "SingleFile": "grange.core.data",
     "Str": "grange.core.data",
@@ -129,6 +131,7 @@ __all__ = [
     "Profile",
     "RemoteFolder",
     "Resources",
+    "RunInterrupted",
     "ShellJob",
     "SingleFile",
     "Str",

@@ -1,0 +1,143 @@
+"""Running processes in this very process: its hub for workflows, its dispatchers for what they hand on."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from grange.core.client_waiter import ClientWaiter, future_of
+from grange.core.dispatcher_thread import DispatcherThreads
+from grange.core.engine import Progress
+from grange.core.future import Future
+from grange.core.hub import Hub
+from grange.core.pending_call import FarmCall, PendingCall, record_now
+from grange.core.profile import Profile
+from grange.core.progress_bar import progress_bar
+
+
+class RunInterrupted(KeyboardInterrupt):
+    """A run was interrupted; what was recorded stays, and can be gone on with."""
+
+
+def run_here(profile: Profile, pending: Sequence[PendingCall], *, progress: bool = True) -> None:
+    """Record calls and run them until they have ended; their futures are settled then.
+
+    Workflows run in this thread. Calculations are run by a dispatcher in a thread, where nobody else runs
+    their queue. When this ends early, what is left is given back and goes on with whoever claims it.
+
+    Errors: RunInterrupted on Ctrl-C; what a dispatcher ends with that no waiting mends.
+    """
+    worker_id = profile.worker_id
+    with _Running(profile) as running:
+        record_now(profile, pending, owner=worker_id)
+        running.hub.adopt(pending, roots=True)
+        running.dispatchers.serve(
+            {one.what.queue_id for one in pending if isinstance(one.what, FarmCall) and one.is_open}
+        )
+        running.until_ended([one.future for one in pending], progress=progress)
+
+
+def go_on_here(profile: Profile, ids: Sequence[int], *, progress: bool = True) -> list[Future]:
+    """Go on with processes that nobody is at, until they have ended; waits for those that somebody is at.
+
+    Errors: as run_here; NotFound.
+    """
+    futures = [future_of(profile, process_id) for process_id in ids]
+    left = [future for future in futures if not future.is_terminated]
+    if left:
+        with _Running(profile) as running:
+            running.hub.regain(left)
+            running.dispatchers.serve(_queues_of_trees(profile, [future.id for future in left]))
+            running.until_ended(left, progress=progress)
+    return futures
+
+
+class _Running:
+    """A hub, and dispatchers for the queues that it hands calculations to."""
+
+    def __init__(self, profile: Profile) -> None:
+        self._waiter = ClientWaiter(profile)
+        self.dispatchers = DispatcherThreads(profile)
+        self.hub = Hub(profile, alone=True, on_queues=self.dispatchers.serve)
+
+    def __enter__(self) -> _Running:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.dispatchers.close()
+
+    def until_ended(self, futures: Sequence[Future], *, progress: bool) -> None:
+        """Work until these have ended."""
+        seen = Progress(total=len(futures))
+        left = list(futures)
+        stopped = False
+
+        def over() -> bool:
+            nonlocal left
+            self.dispatchers.raise_errors()
+            self._waiter.look([future for future in left if future.id not in self.hub.roots])
+            left = [future for future in left if not future.is_terminated]
+            seen.total = self.hub.recorded + len(futures)
+            seen.done = self.hub.ended + sum(
+                future.is_terminated and future.id not in self.hub.given for future in futures
+            )
+            seen.failed = self.hub.failed
+            seen.note = self.hub.note or self.dispatchers.note
+            show(seen)
+            return stopped or not left
+
+        def stop() -> None:
+            nonlocal stopped
+            stopped = True
+
+        with _shown(futures[0].process_label, progress) as show, _interruptible(stop):
+            self.hub.run(over)
+        if left:
+            ids = " ".join(str(future.id) for future in left[:3])
+            raise RunInterrupted(
+                f"process {ids} and what it has called wait where they are; `grange process run {ids}` "
+                "goes on with them, and so does a daemon"
+            )
+
+
+def _queues_of_trees(profile: Profile, ids: Sequence[int]) -> set[int]:
+    """The queues in which something of these processes, or of what they have called, waits."""
+    from grange.core.process_tree import tree_ids
+
+    with profile.transaction() as cursor:
+        cursor.execute(
+            "SELECT DISTINCT queue_id FROM process WHERE node_id = ANY(%s) AND NOT workflow"
+            " AND queue_id IS NOT NULL AND state IN ('created', 'waiting', 'running')",
+            (tree_ids(cursor, ids),),
+        )
+        return {row[0] for row in cursor.fetchall()}
+
+
+@contextmanager
+def _shown(name: str, progress: bool) -> Iterator[Callable[[Progress], None]]:
+    if not progress:
+        yield lambda _: None
+        return
+    with progress_bar(name) as show:
+        yield show
+
+
+@contextmanager
+def _interruptible(stop: Callable[[], None]) -> Iterator[None]:
+    """Let the first Ctrl-C end the run in order; the second one is Python's own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupted(_number: int, _frame: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        stop()
+
+    signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
