@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from grange.core.attribute_dict import AttributeDict
     from grange.core.caching import disable_caching, enable_caching
     from grange.core.calcfunction import CalcFunction, CalculationFailed, calcfunction
     from grange.core.calcjob import CalcJob
@@ -41,16 +42,23 @@ if TYPE_CHECKING:
     from grange.core.link import Link, LinkType
     from grange.core.local_run import RunInterrupted
     from grange.core.node import Data
+    from grange.core.outline import if_, return_, while_
+    from grange.core.process_handler import ProcessHandlerReport, process_handler
     from grange.core.profile import Profile
     from grange.core.profile import open_profile as open  # noqa: A004
+    from grange.core.restart_workchain import BaseRestartWorkChain
     from grange.core.shell_job import ShellJob
     from grange.core.submit import run, run_get_node, submit, submit_many, wait
+    from grange.core.workchain import WorkChain
+    from grange.core.workchain_context import ToContext, append_
     from grange.core.workflow import Workflow, workflow
     from grange.core.workflow import workflow as workfunction
     from grange.farm.task import Resources
 
 _HOME = {
     "Array": "grange.core.data",
+    "AttributeDict": "grange.core.attribute_dict",
+    "BaseRestartWorkChain": "grange.core.restart_workchain",
     "Bool": "grange.core.data",
     "CalcFunction": "grange.core.calcfunction",
     "CalcJob": "grange.core.calcjob",
@@ -76,6 +84,7 @@ _HOME = {
     "List": "grange.core.data",
     "PortableCode": "grange.core.data",
     "ProcessFailed": "grange.core.future",
+    "ProcessHandlerReport": "grange.core.process_handler",
     "Profile": "grange.core.profile",
     "RemoteFolder": "grange.core.data",
     "Resources": "grange.farm.task",
@@ -84,18 +93,25 @@ _HOME = {
     "SingleFile": "grange.core.data",
     "Str": "grange.core.data",
     "Structure": "grange.core.data",
+    "ToContext": "grange.core.workchain_context",
+    "WorkChain": "grange.core.workchain",
     "Workflow": "grange.core.workflow",
+    "append_": "grange.core.workchain_context",
     "calcfunction": "grange.core.calcfunction",
     "disable_caching": "grange.core.caching",
     "enable_caching": "grange.core.caching",
     "fixed": "grange.core.calls",
+    "if_": "grange.core.outline",
     "open": "grange.core.profile",
+    "process_handler": "grange.core.process_handler",
     "recording": "grange.core.call_binding",
+    "return_": "grange.core.outline",
     "run": "grange.core.submit",
     "run_get_node": "grange.core.submit",
     "submit": "grange.core.submit",
     "submit_many": "grange.core.submit",
     "wait": "grange.core.submit",
+    "while_": "grange.core.outline",
     "workflow": "grange.core.workflow",
     "workfunction": "grange.core.workflow",
 }
@@ -103,6 +119,8 @@ _RENAMED = {"fixed": "Fixed", "open": "open_profile", "workfunction": "workflow"
 
 __all__ = [
     "Array",
+    "AttributeDict",
+    "BaseRestartWorkChain",
     "Bool",
     "CalcFunction",
     "CalcJob",
@@ -128,6 +146,7 @@ __all__ = [
     "List",
     "PortableCode",
     "ProcessFailed",
+    "ProcessHandlerReport",
     "Profile",
     "RemoteFolder",
     "Resources",
@@ -136,18 +155,25 @@ __all__ = [
     "SingleFile",
     "Str",
     "Structure",
+    "ToContext",
+    "WorkChain",
     "Workflow",
+    "append_",
     "calcfunction",
     "disable_caching",
     "enable_caching",
     "fixed",
+    "if_",
     "open",
+    "process_handler",
     "recording",
+    "return_",
     "run",
     "run_get_node",
     "submit",
     "submit_many",
     "wait",
+    "while_",
     "workflow",
     "workfunction",
 ]
