@@ -7,7 +7,7 @@ import click
 from grange.cli.lazy import LazyGroup
 
 #: Each in a module of its own: grange/cli/process_<name>.py.
-_NAMES = ("list", "show", "status", "report", "watch", "events", "pause", "play", "kill", "repair")
+_NAMES = ("list", "show", "status", "report", "watch", "events", "run", "pause", "play", "kill", "repair")
 
 
 @click.group("process", cls=LazyGroup, modules={name: f"grange.cli.process_{name}" for name in _NAMES})
