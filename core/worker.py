@@ -47,8 +47,18 @@ def register_worker(connection: Connection, role: str = CLIENT, daemon_id: int |
 def free_dead(profile: Profile) -> int:
     """Let others claim what workers had who are gone: their locks are free. Returns how many workflows.
 
-    Calculations need no such thing: whoever holds the lock of their queue takes them over.
+    Calculations need no such thing: whoever holds the lock of their queue takes them over. What was to be
+    killed, and has lost its owner before he did so, is ended.
     """
+    freed = _free_dead(profile)
+    from grange.core.process_control import end_abandoned_kills
+
+    with profile.transaction() as cursor:
+        end_abandoned_kills(cursor)
+    return freed
+
+
+def _free_dead(profile: Profile) -> int:
     with profile.transaction() as cursor:
         cursor.execute(
             """

@@ -6,12 +6,16 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import workflow_site as site
+
 import grange as gr
 from grange.core import database, process_control, process_tree, workflow_rows
 from grange.core import process as rows
+from grange.core.hub import Hub
 from grange.core.process import End, NewProcess
 from grange.core.profile import Profile
 from grange.core.transition import State
+from grange.core.worker import free_dead
 
 
 class Tree:
@@ -298,3 +302,32 @@ def test_a_wide_tree_shows_first_what_failed_and_counts_the_rest(profile: Profil
     with profile.transaction() as cursor:
         (root,) = process_tree.call_trees(cursor, tree.of("R"), depth=0, width=4, lines=100)
     assert (root.shown, root.more) == ([], {"ok": 37, "failed": 1, "running": 1, "created": 1})
+
+
+def test_a_worker_ends_what_a_killed_workflow_called_while_somebody_killed_it(profile: Profile) -> None:
+    """Whoever kills marks what he sees: a call that was not committed by then is not among it."""
+    process_id = gr.submit(site.tree, depth=2, width=2, profile=profile).id
+    with site.another(profile) as own:
+        hub = Hub(own)
+        hub.step(0.0)
+        with profile.transaction() as cursor:
+            assert len(process_tree.tree_ids(cursor, [process_id])) > 1
+            cursor.execute("UPDATE process SET to_kill = true WHERE node_id = %s", (process_id,))
+        for _ in range(4):
+            hub._controlled = True
+            hub.step(0.0)
+    with profile.transaction() as cursor:
+        cursor.execute("SELECT DISTINCT state::text FROM process WHERE workflow")
+        assert cursor.fetchall() == [("killed",)]
+
+
+def test_what_was_to_be_killed_when_its_worker_died_is_ended_by_the_next(profile: Profile) -> None:
+    process_id = gr.submit(site.tree, depth=1, width=2, profile=profile).id
+    with site.another(profile) as own:
+        Hub(own).step(0.0)
+        process_control.kill(profile, [process_id])
+    while not site.ended(profile, [process_id]):  # the server needs a moment to see that it is gone
+        free_dead(profile)
+    with profile.transaction() as cursor:
+        cursor.execute("SELECT DISTINCT state::text FROM process WHERE workflow")
+        assert cursor.fetchall() == [("killed",)]
