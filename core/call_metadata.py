@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from grange.core.errors import InputInvalid
 from grange.core.json_value import checked
 from grange.core.link import is_label
+from grange.core.port import ports_of_function
 from grange.core.resources import attributes_of_resources, checked_resources, resources_of_attributes
 from grange.core.spec_port import PortNamespace, SpecPort
 from grange.farm.task import Resources
@@ -52,18 +54,55 @@ def metadata_ports() -> PortNamespace:
     return ports
 
 
-def split_metadata(inputs: Mapping[str, object], where: str) -> tuple[dict[str, object], CallMetadata]:
-    """The inputs without metadata, and what the metadata said.
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What somebody asked for: what is to be called, with what, and how."""
 
+    runnable: Any
+    inputs: Mapping[str, object]
+    how: CallMetadata
+
+
+def asked(
+    runnable: Any,
+    inputs: Mapping[str, object],
+    *,
+    label: str = "",
+    resources: Resources | None = None,
+    executor: str | None = None,
+    cache: bool | None = None,
+) -> Asked:
+    """What is asked for, with what stands in a builder and in the input `metadata`; arguments count more.
+
+    A function that has a parameter of that name takes it as an input like others.
     Errors: InputInvalid.
     """
-    rest = dict(inputs)
-    given: Any = rest.pop(METADATA, None)
-    if given is None:
-        return rest, CallMetadata()
-    if not isinstance(given, Mapping):
-        raise InputInvalid(f"{where}: {METADATA}", given, "a dict")
-    return rest, _metadata(given, f"{where}: {METADATA}")
+    builder = getattr(runnable, "__grange_call__", None)
+    if builder is not None:
+        runnable, built = builder()
+        inputs = {**built, **inputs}
+    said = CallMetadata()
+    if METADATA in inputs and _takes_metadata(runnable):
+        name = getattr(runnable, "__name__", None) or type(runnable).__name__
+        inputs = dict(inputs)
+        given: Any = inputs.pop(METADATA)
+        if given is not None:
+            if not isinstance(given, Mapping):
+                raise InputInvalid(f"{name}: {METADATA}", given, "a dict")
+            said = _metadata(given, f"{name}: {METADATA}")
+    how = CallMetadata(
+        label or said.label,
+        said.link_label,
+        said.resources if resources is None else resources,
+        said.executor if executor is None else executor,
+        said.cache if cache is None else cache,
+    )
+    return Asked(runnable, inputs, how)
+
+
+def _takes_metadata(runnable: Any) -> bool:
+    function = getattr(runnable, "__wrapped__", runnable)
+    return not inspect.isfunction(function) or METADATA not in ports_of_function(function)
 
 
 def _metadata(given: Mapping[str, Any], where: str) -> CallMetadata:

@@ -307,7 +307,7 @@ class PortNamespace(MutableMapping[str, "SpecPort | PortNamespace"]):
         values: dict[str, Any] = {}
         for name, value in given.items():
             if name not in self._members:
-                values[name] = self._gather_dynamic(name, value, f"{where}: {name}", label, found)
+                values[name] = self.gather_dynamic(name, value, f"{where}: {name}", label, found)
         for name, member in self._members.items():
             here = f"{where}: {name}"
             value = given[name] if name in given else member.default_value()
@@ -333,8 +333,8 @@ class PortNamespace(MutableMapping[str, "SpecPort | PortNamespace"]):
             return setting
         return member.gather(value, where, _joined(label, member.name), found)
 
-    def _gather_dynamic(self, name: Any, value: Any, where: str, label: str, found: Gathered) -> Any:
-        """What has no port of its own: data, or a dict of such."""
+    def gather_dynamic(self, name: Any, value: Any, where: str, label: str, found: Gathered) -> Any:
+        """Note what has no port of its own: data, or a dict of such. Errors: InputInvalid."""
         if not self.dynamic:
             near = difflib.get_close_matches(str(name), list(self._members), n=1, cutoff=0.5)
             said = f"did you mean {near[0]!r}? " if near else ""

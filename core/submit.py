@@ -8,8 +8,9 @@ from typing import Any
 from grange.core.caching import recorded_blocks
 from grange.core.calcfunction import CalcFunction
 from grange.core.call_binding import given_profile
+from grange.core.call_metadata import Asked, asked
 from grange.core.client_waiter import ClientWaiter, load_outputs
-from grange.core.current_frame import current_frame
+from grange.core.current_frame import Frame, current_frame
 from grange.core.errors import InputInvalid
 from grange.core.future import Future, ProcessFailed
 from grange.core.live_frame import EXECUTOR_ATTRIBUTE
@@ -100,13 +101,20 @@ def submit(
 
     Errors: InputInvalid, before anything is stored.
     """
-    given = {**(inputs or {}), **more}
+    call = asked(
+        runnable,
+        {**(inputs or {}), **more},
+        label=label,
+        resources=resources,
+        executor=executor,
+        cache=cache,
+    )
     frame = current_frame()
     if frame is not None:
-        future = frame.call(runnable, given, label=label, resources=resources, executor=executor, cache=cache)
+        future = _called(frame, call)
     else:
         profile = given_profile(profile, "submit")
-        pending = _pending(profile, runnable, given, [label], executor, resources, cache, one=True)
+        pending = _pending_of(profile, call)
         record_now(profile, pending)
         future = pending[0].future
     if wait:
@@ -132,7 +140,9 @@ def submit_many(
     inputs: lists and other columns are gone through in step, or with product in every combination, as
     Campaign.map takes them; gr.fixed([…]) is one value. The rest as for submit().
     """
-    given = {**(inputs or {}), **more}
+    call = asked(runnable, {**(inputs or {}), **more}, resources=resources, executor=executor, cache=cache)
+    runnable, given, how = call.runnable, call.inputs, call.how
+    resources, executor, cache = how.resources, how.executor, how.cache
     name = str(getattr(runnable, "__name__", runnable))
     frame = current_frame()
     if frame is not None:
@@ -209,10 +219,17 @@ def run_get_node(
     In contrast to run() no error is raised for a process that failed: what it gave is then a dict of the
     outputs that there are.
     """
-    given = {**(inputs or {}), **more}
+    call = asked(
+        runnable,
+        {**(inputs or {}), **more},
+        label=label,
+        resources=resources,
+        executor=executor,
+        cache=cache,
+    )
     frame = current_frame()
     if frame is not None:
-        future = frame.call(runnable, given, label=label, resources=resources, executor=executor, cache=cache)
+        future = _called(frame, call)
         future.wait()
         return _given(future), future
     profile = given_profile(profile, "run")
@@ -220,7 +237,7 @@ def run_get_node(
         raise InputInvalid("run", runnable, "a workflow or a job; a calcfunction is run by calling it")
     from grange.core.local_run import run_here
 
-    pending = _pending(profile, runnable, given, [label], executor, resources, cache, one=True)
+    pending = _pending_of(profile, call)
     run_here(profile, pending, progress=progress)
     future = pending[0].future
     if not future.has_outputs:
@@ -272,6 +289,35 @@ def wait(
     with progress_bar(of) as show:
         waiter.told = told
         return waiter.wait_for(futures, timeout_s, any_of_them)
+
+
+def _called(frame: Frame, call: Asked) -> Future:
+    """A call of a workflow."""
+    how = call.how
+    return frame.call(
+        call.runnable,
+        call.inputs,
+        label=how.label,
+        link_label=how.link_label,
+        resources=how.resources,
+        executor=how.executor,
+        cache=how.cache,
+    )
+
+
+def _pending_of(profile: Profile, call: Asked) -> list[PendingCall]:
+    """The call of what is submitted outside of workflows, checked."""
+    how = call.how
+    return _pending(
+        profile,
+        call.runnable,
+        call.inputs,
+        [how.label],
+        how.executor,
+        how.resources,
+        how.cache,
+        one=True,
+    )
 
 
 def _pending(

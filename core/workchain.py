@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from grange.core.attribute_dict import AttributeDict
-from grange.core.call_metadata import split_metadata
+from grange.core.call_metadata import asked
 from grange.core.errors import InputInvalid
 from grange.core.exit_status import OUTPUT_INVALID, OUTPUT_MISSING, UNSPECIFIED
 from grange.core.node import Data
-from grange.core.process_spec import ExitCodes, Exposable, ProcessSpec, name_of_process
+from grange.core.process_builder import ProcessBuilder
+from grange.core.process_spec import ExitCodes, Exposable, ProcessSpec
 from grange.core.spec_port import SEPARATOR
 from grange.core.workchain_context import put_into
 from grange.core.workchain_recipe import WorkChainRecipe
@@ -115,6 +116,11 @@ class WorkChain:
         return made.spec
 
     @classmethod
+    def get_builder(cls) -> ProcessBuilder:
+        """A builder, to be filled in attribute by attribute and submitted."""
+        return ProcessBuilder(cls)
+
+    @classmethod
     def __grange_recipe__(cls) -> WorkChainRecipe:
         """How its calls are run. Errors: InputInvalid."""
         made = cls._made()
@@ -154,20 +160,19 @@ class WorkChain:
     def submit(self, process: Any, inputs: Mapping[str, Any] | None = None, **named: Any) -> Future:
         """Submit a process; returns at once what it will have become.
 
-        process: a CalcJob or WorkChain class, a ShellJob, or a function. Inputs by name or as a dict;
+        process: a CalcJob or WorkChain class, a builder, a ShellJob, a function. Inputs by name or in a dict;
         metadata = {"label": …, "call_link_label": …, "resources": gr.Resources(…), "computer": …}.
         Errors: InputInvalid.
         """
-        given = {**(inputs or {}), **named}
-        rest, metadata = split_metadata(given, name_of_process(process))
+        call = asked(process, {**(inputs or {}), **named})
         return self._grange_running.frame.call(
-            process,
-            rest,
-            label=metadata.label,
-            link_label=metadata.link_label,
-            resources=metadata.resources,
-            executor=metadata.executor,
-            cache=metadata.cache,
+            call.runnable,
+            call.inputs,
+            label=call.how.label,
+            link_label=call.how.link_label,
+            resources=call.how.resources,
+            executor=call.how.executor,
+            cache=call.how.cache,
         )
 
     def submit_many(
@@ -183,16 +188,15 @@ class WorkChain:
 
         Arguments as of Campaign.map; gr.fixed([…]) is one value for all. Errors: InputInvalid.
         """
-        given = {**(inputs or {}), **named}
-        rest, metadata = split_metadata(given, name_of_process(process))
+        call = asked(process, {**(inputs or {}), **named})
         return self._grange_running.frame.call_many(
-            process,
-            rest,
+            call.runnable,
+            call.inputs,
             product=product,
             labels=labels,
-            resources=metadata.resources,
-            executor=metadata.executor,
-            cache=metadata.cache,
+            resources=call.how.resources,
+            executor=call.how.executor,
+            cache=call.how.cache,
         )
 
     def to_context(self, **awaited: Any) -> None:

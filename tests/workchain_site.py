@@ -7,17 +7,12 @@ from typing import Any
 import workflow_site as site
 
 import grange as gr
-from grange.core.outline import if_, while_
-from grange.core.process_handler import ProcessHandlerReport, process_handler
 from grange.core.process_spec import ProcessSpec
-from grange.core.restart_workchain import BaseRestartWorkChain
-from grange.core.workchain import WorkChain
-from grange.core.workchain_context import ToContext, append_
 
 NOT_CONVERGED = gr.ExitCode(410, "not converged")
 
 
-class MultiplyAdd(WorkChain):
+class MultiplyAdd(gr.WorkChain):
     """AiiDA's own example, with calcfunctions in its steps."""
 
     @classmethod
@@ -45,7 +40,7 @@ class MultiplyAdd(WorkChain):
         self.out("result", self.ctx.sum)
 
 
-class Many(WorkChain):
+class Many(gr.WorkChain):
     """Loops, branches, and waits for many at once, WorkChains and workflow functions."""
 
     @classmethod
@@ -56,7 +51,7 @@ class Many(WorkChain):
         spec.output_namespace("sums", dynamic=True, valid_type=gr.Int)
         spec.outline(
             cls.setup,
-            while_(cls.goes_on)(cls.submit_some, if_(cls.is_odd)(cls.submit_more), cls.add_up),
+            gr.while_(cls.goes_on)(cls.submit_some, gr.if_(cls.is_odd)(cls.submit_more), cls.add_up),
             cls.results,
         )
 
@@ -68,15 +63,15 @@ class Many(WorkChain):
     def goes_on(self) -> bool:
         return bool(self.ctx.round < self.inputs.rounds.value)
 
-    def submit_some(self) -> ToContext:
+    def submit_some(self) -> gr.ToContext:
         self.ctx.round += 1
         self.ctx.children = []
         for number in range(self.ctx.round):
             inputs = self.exposed_inputs(MultiplyAdd, "each")
             inputs.x = gr.Int(number)
-            self.to_context(children=append_(self.submit(MultiplyAdd, inputs)))
+            self.to_context(children=gr.append_(self.submit(MultiplyAdd, inputs)))
         label = {"label": f"round {self.ctx.round}", "call_link_label": "other"}
-        return ToContext(
+        return gr.ToContext(
             **{"other.one": self.submit(site.add_mul, x=1, y=2, z=self.ctx.shared, metadata=label)}
         )
 
@@ -102,7 +97,7 @@ def converge(steps: int, needed: int) -> int | gr.ExitCode:
     return steps if steps >= needed else NOT_CONVERGED
 
 
-class Converging(WorkChain):
+class Converging(gr.WorkChain):
     """What is restarted: ends with the exit code of what it calls."""
 
     @classmethod
@@ -121,7 +116,7 @@ class Converging(WorkChain):
         return None
 
 
-class Restarted(BaseRestartWorkChain):
+class Restarted(gr.BaseRestartWorkChain):
     """Doubles the steps until it converges."""
 
     _process_class = Converging
@@ -132,14 +127,14 @@ class Restarted(BaseRestartWorkChain):
         spec.expose_inputs(Converging, namespace="converging")
         spec.expose_outputs(Converging)
         spec.outline(
-            cls.setup, while_(cls.should_run_process)(cls.run_process, cls.inspect_process), cls.results
+            cls.setup, gr.while_(cls.should_run_process)(cls.run_process, cls.inspect_process), cls.results
         )
 
     def setup(self) -> None:
         super().setup()
         self.ctx.inputs = self.exposed_inputs(Converging, "converging")
 
-    @process_handler(exit_codes=NOT_CONVERGED)
-    def more_steps(self, process: Any) -> ProcessHandlerReport:
+    @gr.process_handler(exit_codes=NOT_CONVERGED)
+    def more_steps(self, process: Any) -> gr.ProcessHandlerReport:
         self.ctx.inputs.steps = site.add(self.ctx.inputs.steps, self.ctx.inputs.steps)
-        return ProcessHandlerReport()
+        return gr.ProcessHandlerReport()

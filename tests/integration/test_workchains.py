@@ -110,7 +110,7 @@ def test_a_restart_until_it_is_well(profile: Profile) -> None:
 
 
 def test_what_a_class_is_wrong_about_ends_its_process_alone(profile: Profile) -> None:
-    class Silent(gr_workchain()):  # type: ignore[misc]
+    class Silent(gr.WorkChain):
         @classmethod
         def define(cls, spec: Any) -> None:
             super().define(spec)
@@ -129,12 +129,6 @@ def test_what_a_class_is_wrong_about_ends_its_process_alone(profile: Profile) ->
     assert "KeyError: 'nowhere'" in str(future.exit_message)
     ((details,),) = rows_of(profile, "SELECT message FROM log WHERE node_id = %s", future.id)
     assert "in step nothing of Broken" in details
-
-
-def gr_workchain() -> Any:
-    from grange.core.workchain import WorkChain
-
-    return WorkChain
 
 
 # -- going on from the record
@@ -173,10 +167,9 @@ def test_whoever_is_cut_off_whenever_the_graph_is_the_same(
 
 MODULE = """
 import grange as gr
-from grange.core.workchain import WorkChain
 from workflow_site import add, multiply
 
-class Steps(WorkChain):
+class Steps(gr.WorkChain):
     @classmethod
     def define(cls, spec):
         super().define(spec)
@@ -271,3 +264,76 @@ def test_a_pause_for_inspection_is_played(profile: Profile) -> None:
     assert process_control.play(profile, [process_id]) == 1
     site.work(profile, [process_id], steps=12)
     assert rows_of(profile, "SELECT count(*) FROM process WHERE parent_id = %s", process_id) == [(2,)]
+
+
+# -- with programs, by the farm
+
+
+class Add(gr.CalcJob):
+    """Adds two numbers with a shell."""
+
+    class Inputs:
+        x: int
+        y: int = 1
+
+    class Outputs:
+        sum: int
+
+    TOO_LARGE = gr.ExitCode(320, "the sum is over 100")
+
+    def prepare(self, inputs: Any) -> gr.Command:
+        return gr.Command(["sh", "-c", f"echo $(({inputs.x} + {inputs.y}))"])
+
+    def parse(self, files: Any) -> Any:
+        total = int(files.text("stdout.txt"))
+        return self.TOO_LARGE if total > 100 else {"sum": total}
+
+
+class Adding(gr.BaseRestartWorkChain):
+    """Runs Add, with less where it was too much."""
+
+    _process_class = Add
+
+    @classmethod
+    def define(cls, spec: Any) -> None:
+        super().define(spec)
+        spec.expose_inputs(Add, namespace="add")
+        spec.expose_outputs(Add)
+        spec.outline(
+            cls.setup, gr.while_(cls.should_run_process)(cls.run_process, cls.inspect_process), cls.results
+        )
+
+    def setup(self) -> None:
+        super().setup()
+        self.ctx.inputs = self.exposed_inputs(Add, "add")
+
+    @gr.process_handler(exit_codes=Add.TOO_LARGE)
+    def less(self, process: Any) -> gr.ProcessHandlerReport:
+        self.ctx.inputs.x = site.add(self.ctx.inputs.x, -50)
+        return gr.ProcessHandlerReport()
+
+
+def test_programs_in_workchains(profile: Profile) -> None:
+    builder = Adding.get_builder()
+    builder.add.x = 190
+    builder.add.y = 2
+    builder.add.metadata.label = "sum"
+    builder.add.metadata.options.max_wallclock_seconds = 60
+    builder.metadata.label = "all of it"
+    outputs, future = gr.run_get_node(builder, profile=profile, progress=False)
+    assert future.is_finished_ok, future.said()
+    assert outputs["sum"].value == 92
+    assert outputs["retrieved"].read_file("stdout.txt") == b"92\n"
+    rows = rows_of(
+        profile,
+        "SELECT n.label, l.label, p.exit_status, n.attributes -> 'max_wallclock_seconds'"
+        " FROM process p JOIN node n ON n.id = p.node_id"
+        " LEFT JOIN link l ON l.target_id = n.id AND l.type IN ('call_calc', 'call_work')"
+        " WHERE p.label IN ('Add', 'Adding') ORDER BY n.id",
+    )
+    assert rows == [
+        ("all of it", None, 0, None),
+        ("sum", "iteration_01", 320, 60),
+        ("sum", "iteration_02", 320, 60),
+        ("sum", "iteration_03", 0, 60),
+    ]
