@@ -182,6 +182,8 @@ class Supervisor:
             orphans = daemon_rows.find_orphans(cursor, socket.gethostname(), self._home)
         free_dead(self._profile)
         self._orphans = {one.id: self._orphans.get(one.id, now_s) for one in orphans}
+        if orphans:
+            self._sweep_at_s = now_s + LOOK_S
         for one in orphans:
             module = DISPATCH if one.role == DISPATCHER else WORK
             late = now_s - self._orphans[one.id] >= self._grace_s

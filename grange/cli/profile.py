@@ -102,8 +102,8 @@ def lock(ctx: click.Context, reason: str, wait: bool, timeout_s: int | None, as_
     """Let nobody work on the profile until it is unlocked, on whatever host, and say why.
 
     Workers and dispatchers of daemons stop at a good moment and go on by themselves when it is unlocked. A
-    script that runs something is waited for, and none begins. Everybody may look at everything. The lock stays
-    when --timeout is over or Ctrl-C ends the waiting; the exit status is then not 0.
+    script that runs something is waited for, and none begins. Everybody may look at everything. The lock
+    stays when --timeout is over or Ctrl-C ends the waiting; the exit status is then not 0.
 
     \b
     Examples:
