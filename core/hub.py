@@ -53,6 +53,8 @@ LIVE = 1000
 #: Of how many it lets go at once, as a share of the live ones.
 LET_GO = 0.2
 CLAIM = 200
+#: Of how many of those that it has let go of it asks at once which are ready, when it is alone.
+AMONG = 20_000
 #: Calls in a page of a record.
 PAGE = 1000
 #: Of so many open calls it is asked at once whether they have ended.
@@ -103,8 +105,8 @@ class Hub:
         self._recipes = RecordedRecipes(profile)
         self._frames: dict[int, LiveFrame] = {}
         self._runnable: deque[LiveFrame] = deque()
-        # alone: workflows that were called while there was no room for their frames
-        self._overflow: deque[int] = deque()
+        # alone: workflows of ours that have no frame, for want of room or because they wait
+        self._away: dict[int, None] = {}
         # frames that have something to be written, and of those that wait the ones that must look again
         self._dirty: dict[int, LiveFrame] = {}
         self._look: dict[int, LiveFrame] = {}
@@ -162,10 +164,8 @@ class Hub:
             self._regain_roots()
         if self._ready or self._look:
             self._wake()
-        if self._claim_more and not self._alone:
+        if self._claim_more:
             self._claim()
-        if self._overflow and (room := self._live - len(self._frames)) > 0:
-            self.claim_these([self._overflow.popleft() for _ in range(min(room, CLAIM, len(self._overflow)))])
         self._run_frames()
         wrote = bool(self._dirty)
         if self._dirty:
@@ -192,7 +192,8 @@ class Hub:
             if not isinstance(one.what, WorkflowCall) or one.row is None or one.node is None:
                 continue
             if one.row.worker_id is None:
-                self._overflow.append(one.row.node_id)
+                self._away[one.row.node_id] = None
+                self._claim_more = True
                 continue
             frame = LiveFrame(
                 self,
@@ -210,29 +211,26 @@ class Hub:
                 self.given.add(frame.process_id)
 
     def _claim(self) -> None:
+        """Claim what is ready and what there is room for; where there is none, let go of some that wait."""
+        if self._alone and not self._away:
+            self._claim_more = False
+            return
         room = min(CLAIM, self._live - len(self._frames))
         if room <= 0:
             self._evict()
             return
         with self.profile.transaction() as cursor:
-            found = workflow_rows.find_ready(cursor, room)
+            among = list(islice(self._away, AMONG)) if self._alone else None
+            found = workflow_rows.find_ready(cursor, room, among)
             claimed = workflow_rows.claim(cursor, found, self._worker_id)
             self._claim_more = len(found) == room
             if claimed:
                 self._open(cursor, claimed)
-
-    def claim_these(self, ids: Sequence[int]) -> None:
-        """Go on with these workflows, if nobody owns them."""
-        self._worker_id = self.profile.worker_id
-        with self.profile.transaction() as cursor:
-            cursor.execute(
-                "SELECT node_id FROM process WHERE node_id = ANY(%s) AND workflow AND worker_id IS NULL"
-                " AND NOT paused AND NOT to_kill AND state IN ('created', 'waiting', 'running')"
-                " ORDER BY node_id FOR UPDATE SKIP LOCKED",
-                (list(ids),),
-            )
-            found = [row[0] for row in cursor.fetchall()]
-            self._open(cursor, workflow_rows.claim(cursor, found, self._worker_id))
+        if among is not None:  # those that were not ready now are looked at again behind the others
+            taken = {one.node_id for one in claimed}
+            for id_ in among:
+                del self._away[id_]
+            self._away.update((id_, None) for id_ in among if id_ not in taken)
 
     def _open(self, cursor: Any, claimed: Sequence[ClaimedWorkflow]) -> None:
         """Make frames of claimed workflows; those whose code cannot be had are paused."""
@@ -285,8 +283,13 @@ class Hub:
         self._regain = False
         free_dead(self.profile)
         with self.profile.transaction() as cursor:
-            ids = tree_ids(cursor, list(self.roots))
-        self.claim_these(ids)
+            cursor.execute(
+                "SELECT node_id FROM process WHERE node_id = ANY(%s) AND workflow"
+                " AND state IN ('created', 'waiting', 'running') ORDER BY node_id",
+                (tree_ids(cursor, list(self.roots)),),
+            )
+            self._away.update((row[0], None) for row in cursor.fetchall())
+        self._claim_more = True
 
     def _look_at_roots(self) -> None:
         """See what became of roots that others go on with: they were let go of, and a daemon was quicker."""
@@ -587,6 +590,8 @@ class Hub:
             elif frame.differs is not None or isinstance(frame.stop, AtPause) or process_id in let_go:
                 self._frames.pop(process_id, None)
                 frame.drop()
+                if self._alone:
+                    self._away[process_id] = None
             elif isinstance(frame.stop, AtWait):
                 if frame.stop.over:
                     self._go_on(frame)

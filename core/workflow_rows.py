@@ -61,16 +61,17 @@ class Wait:
     let_go: bool = False
 
 
-def find_ready(cursor: Any, limit: int) -> list[int]:
-    """Workflows that nobody owns and that are ready, locked, oldest first."""
+def find_ready(cursor: Any, limit: int, among: Collection[int] | None = None) -> list[int]:
+    """Workflows that nobody owns and that are ready, locked, oldest first; among: only of these."""
     cursor.execute(
         """
         SELECT node_id FROM process
         WHERE ready AND worker_id IS NULL AND NOT paused AND NOT to_kill
           AND state IN ('created', 'waiting', 'running')
-        ORDER BY node_id LIMIT %s FOR UPDATE SKIP LOCKED
+          AND (%(among)s::bigint[] IS NULL OR node_id = ANY(%(among)s))
+        ORDER BY node_id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
         """,
-        (limit,),
+        {"limit": limit, "among": None if among is None else list(among)},
     )
     return [row[0] for row in cursor.fetchall()]
 

@@ -434,3 +434,12 @@ def test_a_lost_connection_loses_nothing(profile: Profile) -> None:
     site.work(profile, [process_id])
     undisturbed = site.shape(profile, site.run(profile, site.tree, depth=2, width=3).id)
     assert site.shape(profile, process_id) == undisturbed
+
+
+def test_a_script_runs_far_more_workflows_than_it_may_keep_live(profile: Profile) -> None:
+    hub = Hub(profile, alone=True, live=5)
+    future = site.begin(profile, site.tree, hub, depth=3, width=3)
+    hub.run(lambda: future.is_terminated)
+    undisturbed = site.shape(profile, site.run(profile, site.tree, depth=3, width=3).id)
+    assert site.shape(profile, future.id) == undisturbed
+    assert rows_of(profile, "SELECT count(*) FROM event WHERE kind = 'released'") != [(0,)]
