@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from grange.core.command import Command
 from grange.core.errors import InputInvalid
 from grange.core.exit_code import ExitCode
 from grange.core.exit_status import FIRST_OWN
 from grange.core.output_files import OutputFiles
+
+if TYPE_CHECKING:
+    from grange.core.process_builder import ProcessBuilder
 
 
 class CalcJob:
@@ -65,6 +68,13 @@ class CalcJob:
             if code.status in taken:
                 raise InputInvalid(where, code.status, f"a status that {taken[code.status]} does not have")
             taken[code.status] = name
+
+    @classmethod
+    def get_builder(cls) -> ProcessBuilder:
+        """A builder, to be filled in attribute by attribute and submitted."""
+        from grange.core.process_builder import ProcessBuilder
+
+        return ProcessBuilder(cls)
 
     def prepare(self, inputs: Any) -> Command:
         """The command for these inputs."""
