@@ -6,6 +6,7 @@ News only hasten: whoever waits looks by itself now and then, too.
 from __future__ import annotations
 
 import select
+from collections.abc import Sequence
 
 import psycopg2
 
@@ -19,10 +20,13 @@ class Wakeups:
     """Listens on the connection of a profile; used by one thread.
 
     The connection may be lost and made again: then everything counts as news.
+
+    also: descriptors that end the waiting when they can be read from, as Stopping.descriptors.
     """
 
-    def __init__(self, profile: Profile) -> None:
+    def __init__(self, profile: Profile, also: Sequence[int] = ()) -> None:
         self._profile = profile
+        self._also = tuple(also)
         self._listening: Connection | None = None
 
     def wait(self, timeout_s: float) -> set[str] | None:
@@ -38,7 +42,7 @@ class Wakeups:
             connection.notifies.clear()
             return None
         if not connection.notifies and timeout_s > 0:
-            select.select([connection.fileno()], [], [], timeout_s)
+            select.select([connection.fileno(), *self._also], [], [], timeout_s)
         with connection.turn:
             try:
                 connection.poll()
