@@ -35,7 +35,14 @@ if TYPE_CHECKING:
         Str,
         Structure,
     )
-    from grange.core.errors import GrangeError
+    from grange.core.daemon_client import DaemonClient
+    from grange.core.errors import (
+        DaemonException,
+        DaemonNotRunningException,
+        DaemonTimeoutException,
+        GrangeError,
+        ProfileLocked,
+    )
     from grange.core.exit_code import ExitCode
     from grange.core.future import Future, ProcessFailed
     from grange.core.group import Group
@@ -68,6 +75,10 @@ _HOME = {
     "Code": "grange.core.data",
     "Command": "grange.core.command",
     "ContainerizedCode": "grange.core.data",
+    "DaemonClient": "grange.core.daemon_client",
+    "DaemonException": "grange.core.errors",
+    "DaemonNotRunningException": "grange.core.errors",
+    "DaemonTimeoutException": "grange.core.errors",
     "Data": "grange.core.node",
     "Dict": "grange.core.data",
     "Enum": "grange.core.data",
@@ -86,6 +97,7 @@ _HOME = {
     "ProcessFailed": "grange.core.future",
     "ProcessHandlerReport": "grange.core.process_handler",
     "Profile": "grange.core.profile",
+    "ProfileLocked": "grange.core.errors",
     "RemoteFolder": "grange.core.data",
     "Resources": "grange.farm.task",
     "RunInterrupted": "grange.core.local_run",
@@ -130,6 +142,10 @@ __all__ = [
     "Code",
     "Command",
     "ContainerizedCode",
+    "DaemonClient",
+    "DaemonException",
+    "DaemonNotRunningException",
+    "DaemonTimeoutException",
     "Data",
     "Dict",
     "Enum",
@@ -148,6 +164,7 @@ __all__ = [
     "ProcessFailed",
     "ProcessHandlerReport",
     "Profile",
+    "ProfileLocked",
     "RemoteFolder",
     "Resources",
     "RunInterrupted",
