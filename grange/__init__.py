@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from grange.core.calls import Fixed as fixed  # noqa: N813
     from grange.core.campaign import Campaign, CampaignInterrupted
     from grange.core.command import Command
+    from grange.core.daemon_client import DaemonClient
     from grange.core.data import (
         Array,
         Bool,
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
         Str,
         Structure,
     )
-    from grange.core.daemon_client import DaemonClient
     from grange.core.errors import (
         DaemonException,
         DaemonNotRunningException,
