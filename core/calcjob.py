@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,6 +11,7 @@ from grange.core.errors import InputInvalid
 from grange.core.exit_code import ExitCode
 from grange.core.exit_status import FIRST_OWN
 from grange.core.output_files import OutputFiles
+from grange.farm.monitor import Monitor
 
 if TYPE_CHECKING:
     from grange.core.process_builder import ProcessBuilder
@@ -38,6 +39,7 @@ class CalcJob:
     called when the program returned 0, and, where parse_failed is true, for every return code, and when a
     limit, a monitor or a signal ended the program: files.ended_by is the exit code for that then, which stays
     that of the process unless parse() returns another one.
+    monitors: what may stop each call's program, besides the monitors of its command.
     version: change it when results change although the source does not. caching: False where equal inputs
     need not give equal outputs: no call is then answered by another one.
     """
@@ -51,6 +53,7 @@ class CalcJob:
     version: ClassVar[str] = ""
     caching: ClassVar[bool] = True
     parse_failed: ClassVar[bool] = False
+    monitors: ClassVar[Sequence[Monitor]] = ()
 
     inputs: SimpleNamespace
 

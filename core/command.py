@@ -11,6 +11,10 @@ from grange.core.data.code_value import PLAIN, CodeValue, Launch
 from grange.core.errors import InputInvalid
 from grange.core.files import check_names
 from grange.core.json_value import checked_text
+from grange.core.monitor import checked_monitors
+from grange.core.stash import checked_stash
+from grange.farm.monitor import Monitor
+from grange.farm.stash import Stash
 
 #: Where a job's process node keeps what is not of the job's making.
 RESERVED = ".grange/"
@@ -25,7 +29,8 @@ class Command:
     these paths, or None for an empty standard input. retrieve: glob patterns of the files to keep besides
     stdout and stderr ("*.log", "out/**"). prepend_text, append_text: lines for bash before and after the
     program; they cost a shell. with_mpi: run it under MPI, as the computer does that; None for what the
-    code says.
+    code says. monitors: what may stop it while it runs (gr.Monitor). stash: files that stay on the computer
+    (gr.Stash).
     """
 
     argv: Sequence[str | Code]
@@ -38,6 +43,8 @@ class Command:
     prepend_text: str = ""
     append_text: str = ""
     with_mpi: bool | None = None
+    monitors: Sequence[Monitor] = ()
+    stash: Stash | None = None
 
     @property
     def launch(self) -> Launch:
@@ -112,6 +119,9 @@ def checked(command: object, where: str) -> Command:
         checked_text(lines, f"{where}: {name}")
     if command.with_mpi not in (None, True, False):
         raise InputInvalid(f"{where}: with_mpi", command.with_mpi, "True, False or None")
+    if command.monitors or command.stash is not None:
+        monitors = checked_monitors(command.monitors, f"{where}: monitors")
+        return replace(command, monitors=monitors, stash=checked_stash(command.stash, f"{where}: stash"))
     return command
 
 
@@ -136,6 +146,8 @@ def _is_simple(command: object) -> TypeGuard[Command]:
         and command.with_mpi is None
         and command.prepend_text == ""
         and command.append_text == ""
+        and not command.monitors
+        and command.stash is None
         and type(command.argv) is list
         and all(type(arg) is str and arg.isascii() and "\0" not in arg for arg in command.argv)
         and command.argv[:1] not in ([], [""])

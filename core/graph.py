@@ -287,6 +287,14 @@ def load(cursor: Cursor, ids: Sequence[int], reader: Reader | None = None) -> li
     return [found[node_id] for node_id in ids]
 
 
+def computers_of(cursor: Cursor, ids: Collection[int]) -> list[tuple[int, int]]:
+    """The computers that these nodes belong to, those that belong to one: (id, computer)."""
+    cursor.execute(
+        "SELECT id, computer_id FROM node WHERE id = ANY(%s) AND computer_id IS NOT NULL", (list(ids),)
+    )
+    return cast("list[tuple[int, int]]", cursor.fetchall())
+
+
 def load_by_uuid(cursor: Cursor, uuids: Sequence[str], reader: Reader | None = None) -> list[Node]:
     """Nodes by uuid, or by how a uuid begins where that is unique; in the same order, in one query.
 

@@ -12,10 +12,11 @@ import psycopg2.errors
 
 from grange.core import process as rows
 from grange.core.data.folder import Folder
+from grange.core.data.remote_stash import RemoteStash
 from grange.core.delivered import believed, without_contents
 from grange.core.errors import GrangeError, InputInvalid, LinkInvalid
 from grange.core.exit_status import OUTPUT_INVALID, exit_code_of
-from grange.core.graph import store
+from grange.core.graph import computers_of, store
 from grange.core.link import Link, LinkType
 from grange.core.node import Data, NodeRef
 from grange.core.output_files import OutputFiles
@@ -177,6 +178,7 @@ class Intake:
         index.promise({place.object_name for place in locations.values()}, self._queue_id)
         index.add(locations)
         ended = rows.end(cursor, ends)
+        _place_stashes(cursor, {id_: conclusion for id_, conclusion in conclusions.items() if id_ in ended})
         nodes: list[Data] = []
         links: list[Link] = []
         for process_id, conclusion in conclusions.items():
@@ -262,6 +264,19 @@ class _Brought:
 
     def add(self, rows: Mapping[Key, BlobLocation]) -> None:
         self._index.add(rows)
+
+
+def _place_stashes(cursor: Any, conclusions: Mapping[int, Conclusion]) -> None:
+    """Say on which computers files have stayed: those that their calculations were for."""
+    stashes = {
+        process_id: data
+        for process_id, conclusion in conclusions.items()
+        for data in conclusion.outputs.values()
+        if isinstance(data, RemoteStash)
+    }
+    if stashes:
+        for node_id, computer_id in computers_of(cursor, stashes):
+            stashes[node_id].computer_id = computer_id
 
 
 def _concluded(process: Opened, result: TaskResult, files: OutputFiles) -> Conclusion:

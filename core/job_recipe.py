@@ -14,6 +14,7 @@ from grange.core.command import RESERVED, Command, checked
 from grange.core.data.code_value import CodeValue
 from grange.core.data.convert import to_data
 from grange.core.data.folder import Folder
+from grange.core.data.remote_stash import RemoteStash, RemoteStashArchive, RemoteStashFolder
 from grange.core.data.singlefile import FileValue
 from grange.core.errors import GrangeError, InputInvalid, InputMissing
 from grange.core.exit_code import ExitCode
@@ -27,10 +28,12 @@ from grange.core.exit_status import (
     exit_code_of,
 )
 from grange.core.fingerprint import fingerprint
+from grange.core.monitor import described
 from grange.core.node import CalcJobNode, Data, ProcessNode
 from grange.core.output_files import OutputFiles
 from grange.core.port import Ports, checked_name, port_of, ports_of_class
 from grange.core.recipe import Conclusion, Draft, failed, succeeded
+from grange.core.stash import aiida_mode, attribute_of
 from grange.core.transition import State
 from grange.farm.function import ship
 from grange.farm.result import TaskResult
@@ -41,8 +44,15 @@ SOURCE_FILE = f"{RESERVED}source_file"
 PICKLE_FILE = f"{RESERVED}calcjob.pickle"
 #: The output that holds what the program left.
 RETRIEVED = "retrieved"
+#: The output that says where files stayed on the computer.
+STASHED = "remote_stash"
 #: The last line of a larger file is not looked for: all of it would be read. Bytes.
 LARGEST_READ_FOR_WORDS = 4 << 20
+_OWN_OUTPUTS = (RETRIEVED, STASHED)
+_OTHER_NAME = (
+    f"another text as the name of an output: {RETRIEVED!r} is the folder of all files, "
+    f"{STASHED!r} says where others stayed"
+)
 #: Values of these types cannot be changed: calls may share them.
 _CONSTANT = frozenset({int, float, str, bool, bytes, type(None), FileValue, CodeValue})
 
@@ -62,10 +72,9 @@ class JobRecipe:
         self.process_type = f"{job_class.__module__}.{job_class.__qualname__}"
         self.ports: Ports = ports_of_class(job_class.Inputs)
         self.promised: Ports = ports_of_class(job_class.Outputs)
-        if RETRIEVED in self.promised:
-            raise InputInvalid(
-                f"{self.label}: Outputs", RETRIEVED, f"another name: {RETRIEVED!r} is the folder of all files"
-            )
+        for name in self.promised:
+            if name in _OWN_OUTPUTS:
+                raise InputInvalid(f"{self.label}: Outputs", name, _OTHER_NAME)
         self.fingerprint = fingerprint(job_class)
         files = {}
         shipped = ship(job_class)
@@ -99,8 +108,15 @@ class JobRecipe:
         """What parse() of one call gives."""
         return self.new_job(values).parse(files)
 
+    def _monitored(self, command: Command) -> Command:
+        """The command with the monitors of its class, too."""
+        monitors = self.job_class.monitors
+        if not monitors or not isinstance(command, Command):
+            return command
+        return replace(command, monitors=(*command.monitors, *monitors))
+
     def draft(self, values: Mapping[str, object]) -> Draft:
-        command = checked(self.prepared(values), self.label)
+        command = checked(self._monitored(self.prepared(values)), self.label)
         attributes: dict[str, Any] = {"argv": list(command.argv)}
         if command.retrieve:
             attributes["retrieve_list"] = list(command.retrieve)
@@ -114,6 +130,10 @@ class JobRecipe:
                 attributes["append_text"] = command.append_text
             if command.mpi or command.with_mpi is not None:
                 attributes["withmpi"] = command.mpi
+        if command.monitors:
+            attributes["monitors"] = [described(monitor) for monitor in command.monitors]
+        if command.stash is not None:
+            attributes["stash"] = attribute_of(command.stash)
         return Draft(command, attributes, command.contents())
 
     def task(self, process_id: int, attempt: int, draft: Draft) -> CommandTask:
@@ -128,18 +148,23 @@ class JobRecipe:
             stderr=command.stderr,
             retrieve=tuple(command.retrieve),
             attempt=attempt,
+            monitors=tuple(command.monitors),
+            stash=command.stash,
         )
         return task if command.is_bare else _launched(task, command)
 
     def conclude(self, result: TaskResult, values: Mapping[str, object], files: OutputFiles) -> Conclusion:
         kept: dict[str, Data] = {RETRIEVED: Folder.of_keys(result.files)} if result.files else {}
+        if result.stash is not None:
+            kept[STASHED] = _stashed(result)
         if result.outcome == "cancelled":
             return Conclusion(State.KILLED, None, result.message, kept)
         found = None
         if result.outcome != "finished":
             files.ended_by = exit_code_of(result.outcome, bool(result.files))
             found = failed(files.ended_by, result.message, kept)
-            if not self.job_class.parse_failed or result.outcome not in RAN:
+            ended_well = result.outcome == "stash_failed" and not result.return_code
+            if not (ended_well or (self.job_class.parse_failed and result.outcome in RAN)):
                 return found
         elif result.return_code:
             found = failed(NON_ZERO_EXIT, f"{result.return_code}{_last_words(files)}", kept)
@@ -191,10 +216,8 @@ class JobRecipe:
         if not isinstance(parsed, Mapping):
             raise InputInvalid(where, parsed, "a dict of outputs by name, or an exit code")
         for name in parsed:
-            if not isinstance(name, str) or name == RETRIEVED:
-                raise InputInvalid(
-                    where, name, f"names of outputs (texts; {RETRIEVED!r} is the folder of all files)"
-                )
+            if not isinstance(name, str) or name in _OWN_OUTPUTS:
+                raise InputInvalid(where, name, _OTHER_NAME)
         if self.promised:
             if required:
                 self.promised.require(parsed, where)
@@ -226,6 +249,14 @@ def _launched(task: CommandTask, command: Command) -> CommandTask:
         line=launch.line,
         expand=launch.expand,
     )
+
+
+def _stashed(result: TaskResult) -> RemoteStash:
+    """What says where files stayed. Errors: InputInvalid for what a runner would not say."""
+    stashed = result.stash
+    assert stashed is not None
+    made = RemoteStashFolder if stashed.mode == "copy" else RemoteStashArchive
+    return made(stashed.path, stashed.patterns, aiida_mode(stashed.mode))
 
 
 def _lines(first: str, then: str) -> str:

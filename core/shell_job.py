@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 import shlex
 import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,10 +20,14 @@ from grange.core.data.code_value import CodeValue
 from grange.core.data.singlefile import FileValue, SingleFile
 from grange.core.errors import InputInvalid
 from grange.core.fingerprint import fingerprint
-from grange.core.job_recipe import RETRIEVED, JobRecipe
+from grange.core.job_recipe import RETRIEVED, STASHED, JobRecipe
+from grange.core.monitor import checked_monitors, described, from_record, recorded
 from grange.core.node import Data
 from grange.core.output_files import OutputFiles
 from grange.core.port import Port, Ports, checked_name
+from grange.core.stash import attribute_of, checked_stash, from_attribute
+from grange.farm.monitor import Monitor
+from grange.farm.stash import Stash
 
 SHELL_ATTRIBUTE = "shell"
 #: The input that is the program.
@@ -50,6 +55,7 @@ class ShellJob(CalcJob):
     begins with {code}, or with the label of the code, or with the name of its program. Without it {code} is
     an input like others, and a first word like pw@lumi is the code of that name in the profile.
     with_mpi: run it under MPI, as the computer does that; None for what the code says.
+    monitors: what may stop it while it runs. stash: files that stay on the computer.
     """
 
     def __init__(
@@ -64,6 +70,8 @@ class ShellJob(CalcJob):
         label: str | None = None,
         code: Code | None = None,
         with_mpi: bool | None = None,
+        monitors: Sequence[Monitor] = (),
+        stash: Stash | None = None,
     ) -> None:
         argv = _split(command)
         self.code = code
@@ -80,13 +88,17 @@ class ShellJob(CalcJob):
         self.outputs = dict(outputs or {})
         self.environment = dict(environment or {})
         self.with_mpi = with_mpi
+        self.stash = checked_stash(stash, "ShellJob: stash")
+        #: ready to travel, and as they were given
+        self.own_monitors = checked_monitors(monitors, "ShellJob: monitors")
+        self.given_monitors = tuple(monitors)
         self.label = label or (CODE if argv[0] == _CODE_FIELD else argv[0].rsplit("/", 1)[-1])
         texts = [content for content in self.files.values() if isinstance(content, str)]
         program = [] if argv[0] == _CODE_FIELD else argv[:1]
         self.fields = _fields([*program, *argv[1:], *texts, *([stdin] if isinstance(stdin, str) else [])])
         for name in self.outputs:
             checked_name(name, "ShellJob: outputs")
-            if name in (RETRIEVED, "stdout"):
+            if name in (RETRIEVED, STASHED, "stdout"):
                 raise InputInvalid("ShellJob: outputs", name, "another name: every shell job has this output")
         # What is wrong whatever the inputs are is said here, where it was written.
         known_stdin = None if isinstance(stdin, str) and _fields([stdin]) else stdin
@@ -129,6 +141,8 @@ class ShellJob(CalcJob):
             stdin=stdin,
             retrieve=[*self.retrieve, *self.outputs.values()],
             with_mpi=self.with_mpi,
+            monitors=self.own_monitors,
+            stash=self.stash,
         )
 
     def parse(self, files: OutputFiles) -> Mapping[str, object]:
@@ -159,6 +173,10 @@ class ShellJob(CalcJob):
         }
         if self.with_mpi is not None:
             record["with_mpi"] = self.with_mpi
+        if self.own_monitors:
+            record["monitors"] = [recorded(monitor) for monitor in self.own_monitors]
+        if self.stash is not None:
+            record["stash"] = attribute_of(self.stash)
         return record
 
     @classmethod
@@ -176,6 +194,8 @@ class ShellJob(CalcJob):
             environment=record["environment"],
             label=record["label"],
             with_mpi=record.get("with_mpi"),
+            monitors=[from_record(monitor) for monitor in record.get("monitors", ())],
+            stash=from_attribute(record["stash"]) if "stash" in record else None,
         )
 
 
@@ -191,7 +211,7 @@ class ShellRecipe(JobRecipe):
         self.ports = Ports([*Ports.of_names(job.fields).values(), Port(CODE, Code)])
         self.promised = Ports.anything()
         record = job.record()
-        self.fingerprint = fingerprint(repr(sorted(record.items())))
+        self.fingerprint = _fingerprint(record, job)
         self.attributes = {"process_label": job.label, SHELL_ATTRIBUTE: record}
         self.files = {}
 
@@ -223,6 +243,16 @@ class ShellRecipe(JobRecipe):
 
     def parsed(self, values: Mapping[str, object], files: OutputFiles) -> object:
         return self._job.parse(files)
+
+
+def _fingerprint(record: Mapping[str, Any], job: ShellJob) -> bytes:
+    """Of the template; functions of monitors count as functions do, not as they happen to be pickled."""
+    made = fingerprint(repr(sorted(item for item in record.items() if item[0] != "monitors")))
+    if not job.own_monitors:
+        return made
+    looks = [fingerprint(monitor.look) for monitor in job.given_monitors]
+    rest = [repr(described(monitor)).encode() for monitor in job.own_monitors]
+    return hashlib.sha256(b"".join((made, *looks, *rest))).digest()
 
 
 def _check_code(program: str, code: object) -> None:

@@ -112,6 +112,8 @@ def _command(task: CommandTask) -> dict[str, Any]:
         made["stderr"] = task.stderr
     if task.retrieve:
         made["retrieve"] = task.retrieve
+    if task.stash is not None:
+        made["stash"] = {"paths": task.stash.paths, "to": task.stash.to, "mode": task.stash.mode}
     return made
 
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from grange.farm import agent, courier, lookout, runner
+from grange.farm import agent, courier, lookout, runner, stower
 from grange.farm.computer import Computer
 from grange.farm.errors import CommandRefused, ExecutorUnavailable, RemoteFull, TransportFailed
 from grange.farm.transport import Transport
@@ -22,7 +22,7 @@ COMPLETE = "complete"
 #: Pure-Python packages that go along: functions that travel by value need the first.
 LIBRARIES = ("cloudpickle",)
 WHEEL_LIBRARIES = ("tqdm",)
-_CODE: tuple[Any, ...] = (agent, runner, courier, lookout)
+_CODE: tuple[Any, ...] = (agent, runner, courier, lookout, stower)
 
 
 class Remote:

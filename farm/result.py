@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from grange.farm.stash import Stashed
 from grange.repository.delivered import DeliveredPack
 from grange.repository.key import Key
 
@@ -52,7 +53,7 @@ class TaskResult:
     outputs: for functions, name → typed value (docs/design.md, "Typed values"); a function's single
     return value is named "result". files: path → key of its content; the bytes are in the pack of
     this result or in an earlier one of the same repository. invalidates_cache: of the exit code that a
-    function returned.
+    function returned. stash: where files are that stayed there.
     Units: seconds since the epoch (started_at), seconds (wall_s, cpu_s), mebibytes (peak_memory_mb).
     """
 
@@ -70,6 +71,7 @@ class TaskResult:
     peak_memory_mb: float
     host: str
     invalidates_cache: bool = False
+    stash: Stashed | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -645,6 +645,9 @@ class Results:
     def discard(self) -> None:
         """Forget what is held back: those tasks will run again, elsewhere."""
         with self._lock:
+            for result in self._results:
+                if result.get("stash"):
+                    remove_stash(result["stash"]["path"])
             self._results, self._indexes, self._blobs, self.holding = [], [], 0, False
             self._drop_pack()
 
@@ -866,8 +869,19 @@ def undelivered_mark(folder: str) -> str:
     return os.path.join(os.path.dirname(folder), "undelivered")
 
 
+def remove_stash(path: str) -> None:
+    """Remove what was stashed by a task whose result nobody will hear of."""
+    try:
+        if os.path.isdir(path):
+            remove_tree(path)
+        else:
+            os.unlink(path)
+    except OSError as problem:
+        sys.stderr.write("%s: %s\n" % (path, problem))
+
+
 def load_beside(module: str) -> Any:
-    """courier.py or lookout.py, which lie beside this file; most chunks need neither."""
+    """courier.py, lookout.py or stower.py, which lie beside this file; most chunks need none of them."""
     import importlib.util
 
     name = "grange_" + module
@@ -1843,6 +1857,8 @@ class Commands:
         """Keep the output of a task that ran, record the result, clear the directory."""
         if task is not None:
             self._keep(task, result)
+            if task.get("stash") and result["outcome"] != "cancelled":
+                self._stash(task, result)
         self._results.add(index, result)
         self._clear()
 
@@ -1877,6 +1893,29 @@ class Commands:
                 result["outcome"], result["message"] = "retrieve_failed", text
             else:
                 result["message"] += "; " + text
+
+    def _stash(self, task: Json, result: Json) -> None:
+        """Put files where they are to stay on this computer."""
+        problems: List[str] = []
+        paths = [path for path in dict.fromkeys(retrieved(task["stash"]["paths"], problems)) if is_file(path)]
+        name = "%s-%s" % (task["id"].replace("/", "_"), os.urandom(6).hex())
+        try:
+            if paths:
+                made = load_beside("stower").stow(paths, task["stash"], name, self._alive)
+                result["stash"] = dict(made, path=clean_text(made["path"]))
+        except (OSError, ValueError) as problem:
+            problems.append(str(problem))
+        if problems:
+            text = clean_text("files that could not be stashed: " + "; ".join(problems))
+            if result["outcome"] == "finished":
+                result["outcome"], result["message"] = "stash_failed", text
+            else:
+                result["message"] += "; " + text
+
+    def _alive(self) -> None:
+        """What must be done now and then while files are copied for long."""
+        self._results.live(time.monotonic())
+        self._results.flush_if_due()
 
     def _keep_fd(self, fd: int, path: str, files: Dict[str, str], problems: List[str]) -> None:
         try:
@@ -1921,6 +1960,13 @@ class Commands:
         self._err.close()
         self._names = ("", "")
         self._streams = []
+
+
+def is_file(path: str) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        return False
 
 
 def retrieved(patterns: Iterable[str], problems: List[str]) -> List[str]:

@@ -10,6 +10,7 @@ from grange.repository.key import Key
 
 if TYPE_CHECKING:
     from grange.farm.monitor import Monitor
+    from grange.farm.stash import Stash
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,8 @@ class CommandTask:
     computer does that. container: the command, as text for bash, that runs what follows it in a
     container; line: it takes the program with its arguments as one argument, for a shell of its own.
     expand: $NAME and the like are filled in in the arguments. With none of these no shell is started
-    (farm.task_script). monitors: what may stop it; functions of theirs are shipped already.
+    (farm.task_script). monitors: what may stop it; functions of theirs are shipped already. stash: what is to
+    stay on the computer.
     """
 
     id: str
@@ -66,6 +68,7 @@ class CommandTask:
     line: bool = False
     expand: bool = False
     monitors: tuple[Monitor, ...] = ()
+    stash: Stash | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
         List,
         PortableCode,
         RemoteFolder,
+        RemoteStash,
+        RemoteStashArchive,
+        RemoteStashFolder,
         SingleFile,
         Str,
         Structure,
@@ -60,6 +63,8 @@ if TYPE_CHECKING:
     from grange.core.workchain_context import ToContext, append_
     from grange.core.workflow import Workflow, workflow
     from grange.core.workflow import workflow as workfunction
+    from grange.farm.monitor import Monitor
+    from grange.farm.stash import Stash
     from grange.farm.task import Resources
 
 _HOME = {
@@ -93,16 +98,21 @@ _HOME = {
     "Link": "grange.core.link",
     "LinkType": "grange.core.link",
     "List": "grange.core.data",
+    "Monitor": "grange.farm.monitor",
     "PortableCode": "grange.core.data",
     "ProcessFailed": "grange.core.future",
     "ProcessHandlerReport": "grange.core.process_handler",
     "Profile": "grange.core.profile",
     "ProfileLocked": "grange.core.errors",
     "RemoteFolder": "grange.core.data",
+    "RemoteStash": "grange.core.data",
+    "RemoteStashArchive": "grange.core.data",
+    "RemoteStashFolder": "grange.core.data",
     "Resources": "grange.farm.task",
     "RunInterrupted": "grange.core.local_run",
     "ShellJob": "grange.core.shell_job",
     "SingleFile": "grange.core.data",
+    "Stash": "grange.farm.stash",
     "Str": "grange.core.data",
     "Structure": "grange.core.data",
     "ToContext": "grange.core.workchain_context",
@@ -160,16 +170,21 @@ __all__ = [
     "Link",
     "LinkType",
     "List",
+    "Monitor",
     "PortableCode",
     "ProcessFailed",
     "ProcessHandlerReport",
     "Profile",
     "ProfileLocked",
     "RemoteFolder",
+    "RemoteStash",
+    "RemoteStashArchive",
+    "RemoteStashFolder",
     "Resources",
     "RunInterrupted",
     "ShellJob",
     "SingleFile",
+    "Stash",
     "Str",
     "Structure",
     "ToContext",

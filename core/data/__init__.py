@@ -11,6 +11,7 @@ from grange.core.data.int import Int
 from grange.core.data.list import List
 from grange.core.data.null import Null
 from grange.core.data.remote_folder import RemoteFolder
+from grange.core.data.remote_stash import RemoteStash, RemoteStashArchive, RemoteStashFolder
 from grange.core.data.singlefile import SingleFile
 from grange.core.data.str import Str
 from grange.core.data.structure import Structure
@@ -30,6 +31,9 @@ __all__ = [
     "Null",
     "PortableCode",
     "RemoteFolder",
+    "RemoteStash",
+    "RemoteStashArchive",
+    "RemoteStashFolder",
     "SingleFile",
     "Str",
     "Structure",

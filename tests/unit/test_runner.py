@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grange.farm import lookout, read_result_pack, runner
+from grange.farm import lookout, read_result_pack, runner, stower
 from grange.farm.chunk_folder import write_chunk
 from grange.farm.errors import ResultMalformed
 from grange.farm.task import CommandTask, Resources
@@ -39,7 +39,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
 # Old interpreters
 
 
-@pytest.mark.parametrize("module", [runner, lookout])
+@pytest.mark.parametrize("module", [runner, lookout, stower])
 def test_it_is_python_3_9_and_standard_library_only(module: Any) -> None:
     tree = ast.parse(Path(module.__file__).read_text(), feature_version=(3, 9))
     imported = {
