@@ -36,7 +36,11 @@ class CallMetadata:
 def metadata_ports() -> PortNamespace:
     """The namespace `metadata` that every process has; nothing of it is data."""
     ports = PortNamespace(
-        METADATA, help="How it is called: nothing of this is data.", required=False, non_db=True
+        METADATA,
+        help="How it is called: nothing of this is data.",
+        required=False,
+        populate_defaults=False,  # there are none: nobody looks for them in each call
+        non_db=True,
     )
     for name, valid_type, said in (
         ("label", str, "Of the process, for people."),
