@@ -166,7 +166,8 @@ ORDER BY time DESC, id DESC LIMIT %(limit)s
 
 # How the processes of some campaigns stand; those that were tried again are left out.
 _CAMPAIGN_OUTCOMES = f"""
-SELECT p.campaign_id, {_OUTCOME}, count(*), count(p.cached_from), min(p.started_at), max(p.finished_at)
+SELECT p.campaign_id, {_OUTCOME}, count(*), count(p.cached_from) FILTER (WHERE p.finished_at IS NOT NULL),
+       min(p.started_at), max(p.finished_at)
 FROM process p WHERE p.campaign_id = ANY (%(ids)s) AND p.superseded_by IS NULL GROUP BY 1, 2
 """  # noqa: S608
 

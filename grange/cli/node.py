@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from grange.cli import words
+from grange.cli import node_hash, words
 from grange.cli.listing import limit_options, pages, say_more
 from grange.cli.opened import opened
 from grange.cli.outcome import outcome
@@ -44,6 +44,9 @@ def command() -> None:
       grange node list --type StructureData
       grange node cat 1234 aiida.out
     """
+
+
+command.add_command(node_hash.command)
 
 
 @command.command("list")

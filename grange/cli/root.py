@@ -15,6 +15,7 @@ _COMMANDS = {
         "status",
         "campaign",
         "process",
+        "caching",
         "node",
         "graph",
         "computer",

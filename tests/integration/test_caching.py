@@ -212,6 +212,8 @@ def test_followers_of_one_that_excepts_run_themselves(profile: Profile, gate: Ga
                 assert (done.done, done.failed, done.reused) == (1, 1, 0)
     assert gate.began() == 3
     assert query(profile, "SELECT DISTINCT state::text, cached_from FROM process") == [("excepted", None)]
+    # what has failed once they do not wait for again, one after the other
+    assert query(profile, "SELECT count(*) FROM process WHERE NOT use_cache") == [(2,)]
     (gate.folder / "mended").touch()
     with running(profile.home, "fourth", {"x": [1], "folder": folder}) as fourth:
         assert fourth.finish().failed == 0
