@@ -191,6 +191,11 @@ class Future:
 
     # -- for waiters
 
+    @property
+    def waiter(self) -> Waiter:
+        """Who waits for it."""
+        return self._waiter
+
     def settle(self, state: State, exit_status: int | None, exit_message: str | None) -> None:
         """Note what became of it; an end stays."""
         if self._state not in ENDED:

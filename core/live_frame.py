@@ -24,9 +24,9 @@ from grange.core.pending_call import (
     hash_of_given,
     nodes_of,
 )
-from grange.core.runnable import calls_of, columns_of, workflow_recipe_of
+from grange.core.runnable import calls_of, givens_of, workflow_recipe_of
 from grange.core.transition import ENDED, State
-from grange.core.workflow_recipe import WorkflowEnd, WorkflowRecipe
+from grange.core.workflow_recipe import Given, WorkflowEnd, WorkflowRecipe
 from grange.core.workflow_rows import RecordedCall
 from grange.farm.task import Resources
 
@@ -320,7 +320,7 @@ class LiveFrame:
         """Frame.call"""
         recipe = workflow_recipe_of(runnable)
         if recipe is not None:
-            return self._call_workflow(recipe, inputs, label, link_label, executor)
+            return self._call_workflow(recipe, recipe.given(inputs), label, link_label, executor)
         calls = calls_of(
             self.profile,
             runnable,
@@ -345,11 +345,11 @@ class LiveFrame:
         """Frame.call_many"""
         recipe = workflow_recipe_of(runnable)
         if recipe is not None:
-            given = list(columns_of(recipe.label, columns, product=product))
+            given = list(givens_of(recipe, columns, product=product))
             names = labels or [""] * len(given)
             return [
-                self._call_workflow(recipe, inputs, name, "CALL", executor)
-                for inputs, name in zip(given, names, strict=True)
+                self._call_workflow(recipe, one, name, "CALL", executor)
+                for one, name in zip(given, names, strict=True)
             ]
         calls = calls_of(
             self.profile,
@@ -365,12 +365,11 @@ class LiveFrame:
     def _call_workflow(
         self,
         recipe: WorkflowRecipe,
-        inputs: Mapping[str, object],
+        given: Given,
         label: str,
         link_label: str,
         executor: str | None,
     ) -> Future:
-        given = recipe.given(inputs)
         call_hash = hash_of_given(recipe.process_type, given)
         number, recorded = self._recorded(call_hash, recipe.label)
         if recorded is not None:

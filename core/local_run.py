@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from grange.core import process as rows
 from grange.core.client_waiter import ClientWaiter, future_of
 from grange.core.dispatcher_thread import DispatcherThreads
 from grange.core.engine import Progress
@@ -15,6 +17,10 @@ from grange.core.hub import Hub
 from grange.core.pending_call import FarmCall, PendingCall, record_now
 from grange.core.profile import Profile
 from grange.core.progress_bar import progress_bar
+from grange.core.transition import ENDED, State
+
+#: Seconds between counts of what has ended of a campaign.
+COUNT_S = 0.25
 
 
 class RunInterrupted(KeyboardInterrupt):
@@ -52,6 +58,58 @@ def go_on_here(profile: Profile, ids: Sequence[int], *, progress: bool = True) -
             running.dispatchers.serve(_queues_of_trees(profile, [future.id for future in left]))
             running.until_ended(left, progress=progress)
     return futures
+
+
+def run_campaign_here(
+    profile: Profile,
+    campaign_id: int,
+    seen: Progress,
+    show: Callable[[Progress], None],
+    stopping: Callable[[], bool],
+) -> bool:
+    """Run what is unfinished of a campaign that has workflows, until it has ended, or stopping() is true.
+
+    seen: is filled in from the database and shown. Returns whether all has ended.
+    """
+    with profile.transaction() as cursor:
+        cursor.execute(
+            "SELECT node_id, label, workflow FROM process"
+            " WHERE queue_id = %s AND NOT paused AND state IN ('created', 'waiting', 'running')",
+            (campaign_id,),
+        )
+        found = cursor.fetchall()
+    waiter = ClientWaiter(profile)
+    workflows = [Future(waiter, label, process_id) for process_id, label, workflow in found if workflow]
+    queues = _queues_of_trees(profile, [future.id for future in workflows])
+    if len(workflows) < len(found):
+        queues.add(campaign_id)
+    over_at = 0.0
+    left = 1
+
+    with _Running(profile) as running:
+
+        def over() -> bool:
+            nonlocal over_at, left
+            running.dispatchers.raise_errors()
+            now = time.monotonic()
+            if now >= over_at:
+                with profile.transaction() as cursor:
+                    left = rows.count_unfinished(cursor, campaign_id)
+                    counts = rows.count_states(cursor, campaign_id)
+                over_at = now + max(COUNT_S, 10 * (time.monotonic() - now))
+                ended = {state_failed: n for state_failed, n in counts.items() if state_failed[0] in ENDED}
+                seen.done = sum(ended.values())
+                seen.failed = sum(
+                    n for (state, failed), n in ended.items() if failed or state is not State.FINISHED
+                )
+            seen.note = running.hub.note or running.dispatchers.note
+            show(seen)
+            return stopping() or not left
+
+        running.hub.regain(workflows)
+        running.dispatchers.serve(queues)
+        running.hub.run(over)
+    return not left
 
 
 class _Running:

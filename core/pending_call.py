@@ -53,7 +53,8 @@ class FarmCall:
 class PendingCall:
     """A call that is to be recorded: of a workflow, for the farm, or one that has been run here.
 
-    parent_id, sequence: the workflow that makes it, and the number of the call there. node and row: what it
+    parent_id, sequence: the workflow that makes it, and the number of the call there. campaign_id, ordinal,
+    key: of a workflow that a campaign has mapped. node and row: what it
     becomes; made anew each time that recording is tried.
     """
 
@@ -66,6 +67,7 @@ class PendingCall:
     link_label: str = "CALL"
     campaign_id: int | None = None
     ordinal: int | None = None
+    key: bytes | None = None
     node: ProcessNode | None = None
     row: NewProcess | None = None
 
@@ -173,6 +175,8 @@ def record(
         one.row.call_hash = one.call_hash
         one.row.campaign_id = one.campaign_id
         one.row.ordinal = one.ordinal
+        if one.row.workflow:
+            one.row.key, one.row.queue_id = one.key, one.campaign_id
         if one.row.cached_from is not None:
             writing.clones.append((one.row.cached_from, one.row.node_id))
         elif one.row.ready:

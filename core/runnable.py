@@ -18,7 +18,7 @@ from grange.farm.task import Resources
 
 if TYPE_CHECKING:
     from grange.core.profile import Profile
-    from grange.core.workflow_recipe import WorkflowRecipe
+    from grange.core.workflow_recipe import Given, WorkflowRecipe
 
 Runnable = Callable[..., object] | type[CalcJob] | ShellJob
 
@@ -110,3 +110,19 @@ def columns_of(
         gone_through = zip(*varied.values(), strict=True)
     for values in gone_through:
         yield {**constants, **dict(zip(varied, values, strict=True))}
+
+
+def givens_of(
+    recipe: WorkflowRecipe, columns: Mapping[str, object], *, product: bool = False
+) -> Iterator[Given]:
+    """The checked inputs of many calls of a workflow; what is one value for all of them is one node.
+
+    Errors: InputInvalid, InputMissing.
+    """
+    constants = [name for name, value in columns.items() if not is_column(value)]
+    shared: dict[str, object] = {}
+    for inputs in columns_of(recipe.label, columns, product=product):
+        given = recipe.given({**inputs, **shared})
+        if not shared:
+            shared = {name: given.nodes[name] for name in constants if name in given.nodes}
+        yield given

@@ -24,7 +24,7 @@ from grange.core.pending_call import (
 )
 from grange.core.profile import Profile
 from grange.core.queues import Queues
-from grange.core.runnable import calls_of, columns_of, workflow_recipe_of
+from grange.core.runnable import calls_of, givens_of, workflow_recipe_of
 from grange.farm.task import Resources
 
 #: So many processes are recorded in one transaction.
@@ -273,7 +273,9 @@ def wait(
         return True
     if not futures:
         return True
-    waiter = ClientWaiter(given_profile(profile, "wait"))
+    waiter = futures[0].waiter if profile is None else ClientWaiter(profile)
+    if not isinstance(waiter, ClientWaiter):
+        raise InputInvalid("wait", futures, "processes that were submitted by this script")
     if not progress:
         return waiter.wait_for(futures, timeout_s, any_of_them)
     from grange.core.engine import Progress
@@ -340,11 +342,9 @@ def _pending(
         if executor is not None:
             queues.id_of(executor)
         attributes = {**({EXECUTOR_ATTRIBUTE: executor} if executor else {}), **recorded_blocks()}
-        given = [dict(inputs)] if one else list(columns_of(recipe.label, inputs, product=product))
-        names = _names(recipe.label, labels, len(given))
+        given = [recipe.given(inputs)] if one else list(givens_of(recipe, inputs, product=product))
         calls = []
-        for values, name in zip(given, names, strict=True):
-            checked = recipe.given(values)
+        for checked, name in zip(given, _names(recipe.label, labels, len(given)), strict=True):
             what = WorkflowCall(recipe, checked, attributes)
             call_hash = hash_of_given(recipe.process_type, checked)
             calls.append(PendingCall(what, Future(waiter, recipe.label), name, call_hash))
