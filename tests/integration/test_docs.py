@@ -1,4 +1,4 @@
-"""What the tutorial and README show is true: their blocks are run, each page in a home of its own."""
+"""What the pages for beginners show is true: their blocks are run, each page in a home of its own."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def script_of(page: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["docs/tutorial.md", "README.md"])
+@pytest.mark.parametrize("page", ["docs/tutorial.md", "docs/workchains.md", "README.md"])
 def test_blocks_run_in_order(page: str, home: Path) -> None:
     run_script("page.py", script_of(ROOT / page))
     assert (home / "profile.toml").exists()
