@@ -12,17 +12,27 @@ from typing import TYPE_CHECKING, Any
 from grange.core import group
 from grange.core import process as rows
 from grange.core.calls import Calls
+from grange.core.campaign_follow import Follower
 from grange.core.campaign_run import CampaignRun
 from grange.core.dispatcher import end_killed
 from grange.core.engine import Progress
-from grange.core.errors import InputInvalid, NameExists, NotFound
+from grange.core.errors import CampaignBusy, InputInvalid, NameExists, NotFound
 from grange.core.executors import checked_name, computer_id_of, open_executor
 from grange.core.frame import lazy_results, results
 from grange.core.job_recipe import JobRecipe
 from grange.core.json_value import checked_text
 from grange.core.profile import Profile
+from grange.core.profile_lock import working
 from grange.core.progress_bar import progress_bar
-from grange.core.queue_hold import hold
+from grange.core.queue_hold import Holder, find_holder, hold
+from grange.core.queues import (
+    CAMPAIGN_TYPE,
+    EXECUTOR_EXTRA,
+    lock_recording,
+    mark_submitted,
+    note_executor,
+    unmark_submitted,
+)
 from grange.core.recording import record_calls
 from grange.core.resources import checked_resources
 from grange.core.runnable import Runnable, calls_of
@@ -32,11 +42,6 @@ from grange.farm.task import Resources
 
 if TYPE_CHECKING:
     import pandas
-
-#: The type of the groups that are campaigns.
-CAMPAIGN_TYPE = "campaign"
-#: The extra of such a group that says on which computer it is run.
-EXECUTOR_EXTRA = "executor"
 
 
 class CampaignInterrupted(KeyboardInterrupt):
@@ -118,25 +123,43 @@ class Campaign:
         return len(calls)
 
     def submit(self, *, executor: str | None = None) -> int:
-        """Record the mapped calls as processes that wait to be run, and return.
+        """Record the mapped calls as processes that wait to be run, and return; a dispatcher runs them.
 
-        They are run by `grange campaign run NAME`, or by run() of whoever opens the campaign.
-        executor: the label of the computer on which they are to be run.
+        The daemon (`grange daemon start`) has dispatchers; without one they are run by `grange campaign run
+        NAME`, or by run() of whoever opens the campaign. Without a map: what earlier runs have left.
+        executor: "local", "hyperqueue", or the label of the computer on which they are to be run; None: where
+        it was last run or submitted to, else "local".
         Returns how many processes are waiting now.
+
+        Errors: CampaignBusy when another process runs it, other than a dispatcher, or elsewhere.
         """
-        with self._locked():
-            self._chosen(executor)
-            computer_id = computer_id_of(self.profile, executor)
-            for calls, places in zip(self._maps, self._places, strict=True):
-                for start in range(0, len(calls), 2000):
-                    slice_ = calls.slice(start, start + 2000, b"campaign %d" % self.id)
-                    recorded = record_calls(
-                        self.profile, self.id, calls, slice_, submit=False, computer_id=computer_id
-                    )
-                    for call, process_id in zip(slice_, recorded.places, strict=True):
-                        places[call.index] = process_id
+        noted = self._noted()
+        self._refuse_if_busy(stays=executor in (None, noted))
+        name = executor or noted
+        computer_id = computer_id_of(self.profile, name)
         with self.profile.transaction() as cursor:
-            return rows.count_unfinished(cursor, self.id)
+            note_executor(cursor, self.id, name, home=str(self.profile.home))
+        self._record(computer_id)
+        with self.profile.transaction() as cursor:
+            count = rows.count_unfinished(cursor, self.id)
+            if count:
+                mark_submitted(cursor, self.id)
+                rows.tell(cursor, [rows.queue_news(self.id)])
+        return count
+
+    def _record(self, computer_id: int | None) -> int:
+        """Record the mapped calls for whoever runs the campaign; returns how many are answered already."""
+        answered = 0
+        for calls, places in zip(self._maps, self._places, strict=True):
+            for start in range(0, len(calls), 2000):
+                slice_ = calls.slice(start, start + 2000, b"campaign %d" % self.id)
+                recorded = record_calls(
+                    self.profile, self.id, calls, slice_, submit=False, computer_id=computer_id
+                )
+                answered += recorded.answered
+                for call, process_id in zip(slice_, recorded.places, strict=True):
+                    places[call.index] = process_id
+        return answered
 
     def run(
         self,
@@ -149,32 +172,68 @@ class Campaign:
 
         progress: a bar on standard error, or a function that is told how far it is.
         executor: "local" (runner processes on this machine), "hyperqueue", the label of a computer, or an
-        Executor. None: the computer that it was last run on or submitted to, else "local".
+        Executor. None: where it was last run or submitted to, else "local".
         resources: for what earlier runs have left and this script does not map, in place of those that
         were recorded with it.
 
         What was sent to a computer goes on there when this process ends, in whatever way; running again
-        goes on with it.
+        goes on with it. A campaign that a dispatcher runs is followed: what is mapped is recorded, the
+        dispatcher runs it, and should that be gone, it is gone on with here.
 
         Errors: CampaignBusy when another process runs it; CampaignInterrupted (a KeyboardInterrupt) on
         Ctrl-C, after what was done is recorded; TaskRefused when the machine has not the resources;
-        NotFound for a computer that is not there.
+        NotFound for a computer that is not there; ProfileLocked.
         """
         if resources is not None:
             checked_resources(resources, "run")
+        with working(self.profile), _shown(self.name, progress) as show:
+            while True:
+                can_follow = resources is None and executor in (None, self._noted())
+                if can_follow and self._is_dispatched():
+                    followed = self._followed(show)
+                    if followed is not None:
+                        return followed
+                try:
+                    return self._run(show, executor, resources)
+                except CampaignBusy:
+                    if not (can_follow and self._is_dispatched()):
+                        raise
+
+    def _followed(self, show: Callable[[Progress], None]) -> Progress | None:
+        """Have a dispatcher run what is mapped; None where it is gone before all of it has ended."""
+        answered = self._record(computer_id_of(self.profile, self._noted()))
+        total = sum(map(len, self._maps))
+        done = Progress(total=total, done=answered, reused=answered)
+        follower = Follower(self.profile, self.id, done, self._places)
+        stop = _Stop()
+        with _interruptible(stop.ask):
+            ended = follower.follow(show, stop.is_asked)
+        if stop.is_asked() and not ended:
+            holder = self._holder()
+            goes_on = f"{holder} goes on with it" if holder else "nobody runs it now"
+            raise CampaignInterrupted(
+                f"campaign {self.name}: {done.done:,} of {done.total:,} calls done and recorded; {goes_on}; "
+                f"`grange campaign kill {self.name}` ends it"
+            )
+        return done if ended else None
+
+    def _run(
+        self, show: Callable[[Progress], None], executor: str | Executor | None, resources: Resources | None
+    ) -> Progress:
+        """Run it here. Errors: CampaignBusy."""
         with self._locked():
             chosen = self._chosen(executor)
-            with (
-                open_executor(self.profile, self.id, chosen) as opened,
-                _shown(self.name, progress) as show,
-            ):
+            with open_executor(self.profile, self.id, chosen) as opened:
                 run = CampaignRun(
                     self.profile, self.id, self._maps, opened.executor, resources, show, opened.computer_id
                 )
-                with _interruptible(run):
+                with _interruptible(run.stop):
                     done = run.run()
                 left = opened.executor.outstanding if opened.computer_id else 0
             self._places = run.places
+            if run.stopping:  # whoever ends it does not want a dispatcher to go on
+                with self.profile.transaction() as cursor:
+                    unmark_submitted(cursor, self.id, only_if_done=False)
         if run.stopping:
             there = f"; {left:,} go on on {chosen}" if left else ""
             kept = "; what came last is kept here until the store answers" if run.unrecorded else ""
@@ -194,6 +253,7 @@ class Campaign:
         """
         with self.profile.transaction() as cursor:
             count = sum(rows.ask_to_kill(cursor, campaign_id=self.id).values())
+            rows.tell(cursor, [rows.CONTROL_NEWS])
         self.end_killed(progress=progress)
         return count
 
@@ -207,24 +267,52 @@ class Campaign:
 
     def _chosen(self, executor: str | Executor | None) -> str | Executor:
         """The executor to use; where it is a computer, it is noted for whoever goes on with the campaign."""
-        with self.profile.transaction() as cursor:
-            noted = group.note(cursor, self.id, EXECUTOR_EXTRA)
+        noted = self._noted()
         if executor is None:
-            return noted if isinstance(noted, str) else "local"
-        label = checked_name(self.profile, executor)
+            return noted
+        label = checked_name(self.profile, executor) or "local"
         if label != noted:
             with self.profile.transaction() as cursor:
-                group.set_note(cursor, self.id, EXECUTOR_EXTRA, label)
+                note_executor(cursor, self.id, label, home=str(self.profile.home))
         return executor
 
+    def _noted(self) -> str:
+        """Where it was last run or submitted to."""
+        with self.profile.transaction() as cursor:
+            noted = group.note(cursor, self.id, EXECUTOR_EXTRA)
+        return noted if isinstance(noted, str) else "local"
+
+    def _holder(self) -> Holder | None:
+        """Who runs it now."""
+        with self.profile.transaction() as cursor:
+            return find_holder(cursor, self.id)
+
+    def _refuse_if_busy(self, *, stays: bool) -> None:
+        """Errors: CampaignBusy where who runs it takes nothing more. stays: it is to be run where it was."""
+        if self.id in self.profile.held:
+            raise CampaignBusy(f"campaign {self.name} is being run by this process: wait for its end")
+        holder = self._holder()
+        if holder is not None and not (holder.is_dispatcher and stays):
+            raise CampaignBusy(f"campaign {self.name} is being run by {holder}: wait for it or end it")
+
+    def _is_dispatched(self) -> bool:
+        holder = self._holder()
+        return holder is not None and holder.is_dispatcher
+
     def retry(self, exit_statuses: Sequence[int] | None = None) -> int:
-        """Make the failed calls again, as new processes; run() runs them.
+        """Make the failed calls again, as new processes; run() runs them, or submit() has them run.
 
         exit_statuses: only those that ended with one of these. Returns how many.
+
+        Errors: CampaignBusy when another process runs it, other than a dispatcher.
         """
-        with self._locked(), self.profile.transaction() as cursor:
+        self._refuse_if_busy(stays=True)
+        with self.profile.transaction() as cursor:
+            lock_recording(cursor, self.id)
             self.profile.index(cursor).hold()  # the new processes rely on the files of the old
-            return len(rows.retry_failed(cursor, self.id, exit_statuses))
+            new = rows.retry_failed(cursor, self.id, exit_statuses)
+            rows.tell(cursor, [rows.queue_news(self.id)] if new else [])
+            return len(new)
 
     # -- what came of it -------------------------------------------------------------------------
 
@@ -309,20 +397,32 @@ def _shown(name: str, progress: bool | Callable[[Progress], None]) -> Iterator[C
         yield progress
 
 
+class _Stop:
+    """Somebody wants it to stop."""
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def ask(self) -> None:
+        self._asked = True
+
+    def is_asked(self) -> bool:
+        return self._asked
+
+
 @contextmanager
-def _interruptible(run: CampaignRun) -> Iterator[None]:
+def _interruptible(stop: Callable[[], None]) -> Iterator[None]:
     """Let the first Ctrl-C end the run in order; the second one is Python's own."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.getsignal(signal.SIGINT)
 
-    def stop(_number: int, _frame: object) -> None:
-        run.stopping = True
-        run.halt.call()
+    def handle(_number: int, _frame: object) -> None:
+        stop()
         signal.signal(signal.SIGINT, before)
 
-    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGINT, handle)
     try:
         yield
     finally:

@@ -73,7 +73,7 @@ def end_killed(profile: Profile, queue_id: int, listener: Callable[[Progress], N
             hold(profile, queue_id, _name(queue)),
             open_executor(profile, queue_id, queue.executor) as opened,
         ):
-            return Engine(profile, queue_id, opened.executor, _nobody, computer_id=opened.computer_id).kill()
+            return Engine(profile, queue_id, opened.executor, listener, computer_id=opened.computer_id).kill()
     except CampaignBusy:
         return 0
 

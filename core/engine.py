@@ -135,6 +135,11 @@ class Engine:
                 self._release()
             raise
 
+    def stop(self) -> None:
+        """End it in order, from a signal handler."""
+        self.stopping = True
+        self.halt.call()
+
     def _run(self) -> Progress:
         # A run of this same process that was interrupted while it ended has not freed what it held.
         self._release()
@@ -161,7 +166,7 @@ class Engine:
                     self._record(self._arrived)
                     self._arrived = []
             elif self._exhausted and self._followers:
-                time.sleep(POLL_S)
+                self._pause()
             elif self._exhausted and not self._more_comes():
                 break
             self.progress.note = self._waits_for_store or self.executor.note or self._followers.note
@@ -182,6 +187,10 @@ class Engine:
 
     def _look(self) -> None:
         """See whether there is something new to take, where that may be."""
+
+    def _pause(self) -> None:
+        """Wait a moment for what others do."""
+        time.sleep(POLL_S)
 
     def _more_comes(self) -> bool:
         """Nothing is left to do: wait a while for more; False where none is expected."""

@@ -95,6 +95,10 @@ class QueueRun(Engine):
         if self._stopping_asked():
             self.stopping = True
 
+    def _pause(self) -> None:
+        self._busy_at = time.monotonic()
+        self._hear(self._wakeups.wait(STOPS_WITHIN_S))
+
     def _more_comes(self) -> bool:
         while self._exhausted and not self.stopping:
             if self._idle_s is not None and time.monotonic() - self._busy_at >= self._idle_s:

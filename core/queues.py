@@ -77,19 +77,17 @@ class Queues:
     def _found_or_made(self, name: str) -> int:
         profile = self._profile
         computer_id_of(profile, name)  # what is not there, or disabled, is refused here
-        here = name in NAMES
-        host = socket.gethostname()
-        label = f"{name}@{host}" if here else name
+        label = f"{name}@{socket.gethostname()}" if name in NAMES else name
         with profile.transaction() as cursor:
             try:
                 made = group.create(cursor, label, user_id=profile.user_id, type_string=QUEUE_TYPE)
             except NameExists:
                 made = group.load(cursor, label, QUEUE_TYPE)
-            note_executor(cursor, made.id, name, host=host, home=str(profile.home))
+            note_executor(cursor, made.id, name, home=str(profile.home))
         return made.id
 
 
-def note_executor(cursor: Cursor, group_id: int, executor: str, *, host: str, home: str) -> None:
+def note_executor(cursor: Cursor, group_id: int, executor: str, *, home: str) -> None:
     """Note at a campaign or queue what is to run it; where it is this machine, which one, and whose spool."""
     here = executor in NAMES
     with translated():
@@ -103,8 +101,8 @@ def note_executor(cursor: Cursor, group_id: int, executor: str, *, host: str, ho
             """,
             {
                 "id": group_id,
-                "executor": executor,
-                "host": host if here else None,
+                "executor": None if executor == _LOCAL else executor,
+                "host": socket.gethostname() if here else None,
                 "home": home if here else None,
             },
         )
@@ -180,7 +178,7 @@ WHERE (g.type_string = 'queue' OR g.type_string = 'campaign' AND g.extras ? 'sub
        OR g.extras ->> 'home' = %(home)s AND g.extras ->> 'host' NOT IN (SELECT host FROM alive))
   AND EXISTS (SELECT FROM process p
               WHERE p.queue_id = g.id AND NOT p.workflow AND p.state IN ('created', 'waiting', 'running')
-                AND (NOT p.paused AND p.cached_from IS NULL OR p.to_kill))
+                AND (NOT p.paused OR p.to_kill))
 ORDER BY g.type_string DESC, g.id
 """
 

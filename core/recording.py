@@ -19,6 +19,7 @@ from grange.core.link import Link, LinkType
 from grange.core.node import Data, Node
 from grange.core.process import NewProcess
 from grange.core.profile import Profile
+from grange.core.queues import lock_recording, mark_submitted
 from grange.core.recipe import Draft, Recipe
 from grange.core.transition import ENDED, ProcessStatus, State, Submitted, step
 
@@ -70,11 +71,15 @@ def record_calls(
     A call that the campaign has recorded is answered by that; one that an equal process elsewhere has
     answered becomes a finished process with clones of its outputs; the rest become new processes on that
     computer. Where submit is true they are claimed by this worker, or follow an equal one that is under way;
-    where it is not they are left for whoever runs the campaign.
+    where it is not they are left for whoever runs the campaign, and a dispatcher is to.
     """
     new: list[Node] = []
     try:
         with profile.transaction() as cursor:
+            lock_recording(cursor, campaign_id)
+            if not submit:
+                mark_submitted(cursor, campaign_id)
+                rows.tell(cursor, [rows.queue_news(campaign_id)])
             return _record(profile, cursor, campaign_id, calls, slice_, submit, new, computer_id)
     except BaseException:
         forget(new)

@@ -62,7 +62,7 @@ def new_process(profile: Profile, queue_id: int, *, campaign: bool = False, work
 def new_campaign(profile: Profile, name: str, executor: str = "local") -> int:
     with profile.transaction() as cursor:
         made = group.create(cursor, name, user_id=profile.user_id, type_string=CAMPAIGN_TYPE)
-        note_executor(cursor, made.id, executor, host=HOST, home=str(profile.home))
+        note_executor(cursor, made.id, executor, home=str(profile.home))
         mark_submitted(cursor, made.id)
     return made.id
 
@@ -127,7 +127,7 @@ def test_what_a_dispatcher_is_to_be_started_for(profile: Profile) -> None:
     assert waiting(profile) == [queue]
     assert waiting(profile, queue) == []
     # what nobody is to run is nothing to begin for
-    for column, value in (("paused", True), ("cached_from", 1), ("workflow", True)):
+    for column, value in (("paused", True), ("workflow", True)):
         change(profile, f"UPDATE process SET {column} = %s WHERE node_id = %s", value, process)
         assert waiting(profile) == [], column
         change(profile, f"UPDATE process SET {column} = DEFAULT WHERE node_id = %s", process)
@@ -168,7 +168,7 @@ def test_campaigns_are_begun_only_when_they_were_submitted_and_one_at_a_time_her
     with profile.transaction() as cursor:
         unmark_submitted(cursor, second, only_if_done=True)
         cursor.execute('SELECT extras FROM "group" WHERE id = %s', (second,))
-        assert cursor.fetchone() == ({"executor": "local", "host": HOST, "home": str(profile.home)},)
+        assert cursor.fetchone() == ({"host": HOST, "home": str(profile.home)},)
 
 
 def test_a_queue_of_another_host_is_taken_over_when_nobody_is_there_any_more(profile: Profile) -> None:
@@ -187,6 +187,6 @@ def test_a_queue_of_another_host_is_taken_over_when_nobody_is_there_any_more(pro
 def test_the_executor_of_a_queue_is_noted_anew(profile: Profile, tmp_path: Path) -> None:
     campaign = new_campaign(profile, "moves")
     with profile.transaction() as cursor:
-        note_executor(cursor, campaign, "lumi", host=HOST, home=str(tmp_path))
+        note_executor(cursor, campaign, "lumi", home=str(tmp_path))
         cursor.execute('SELECT extras FROM "group" WHERE id = %s', (campaign,))
         assert cursor.fetchone() == ({"executor": "lumi", "submitted": True},)
