@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +13,7 @@ from grange.core.hub import Hub
 from grange.core.pending_call import PendingCall, record_now
 from grange.core.profile import Profile, open_profile
 from grange.core.submit import _pending
-from grange.core.worker import free_dead
+from grange.core.worker import WORKER_LOCK, free_dead
 
 #: What calcfunctions of this module were called with, in this process.
 CALLED: list[tuple[Any, ...]] = []
@@ -166,10 +167,25 @@ def ended(profile: Profile, ids: Sequence[int]) -> bool:
 def another(profile: Profile) -> Iterator[Profile]:
     """A profile with a connection of its own, which ends as if its process had been killed."""
     opened = open_profile(profile.home)
+    worker_id = opened.worker_id
     try:
         yield opened
     finally:
         opened.close()
+        while is_alive(profile, worker_id):
+            time.sleep(0.005)
+
+
+def is_alive(profile: Profile, worker_id: int) -> bool:
+    """Whether a worker has its lock; its server takes a moment to see that it is gone."""
+    with profile.transaction() as cursor:
+        cursor.execute(
+            "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid::bigint = %s"
+            " AND objid::bigint = %s AND database = (SELECT oid FROM pg_database"
+            " WHERE datname = current_database()))",
+            (WORKER_LOCK, worker_id),
+        )
+        return bool((cursor.fetchone() or (False,))[0])
 
 
 def cut_off_everywhere(profile: Profile, submit: Callable[[], int], *, live: int = 1000) -> int:
