@@ -13,9 +13,10 @@ from grange.core.exit_code import ExitCode
 from grange.core.job_recipe import RETRIEVED
 from grange.core.outline import Instruction, Outline, Step
 from grange.core.port import Ports, ports_of_class, ports_of_function
+from grange.core.shell_job import CODE, ShellJob, ShellRecipe
 from grange.core.spec_port import PortNamespace, SpecPort
 
-#: Whose ports can be exposed: a WorkChain or CalcJob class, a function, a calcfunction, a workflow function.
+#: Whose ports can be exposed: a WorkChain or CalcJob class, a ShellJob, or a function of any kind.
 Exposable = Any
 
 
@@ -282,6 +283,11 @@ def inputs_of(process: Exposable) -> PortNamespace:
     """The inputs of a process as a namespace. Errors: InputInvalid for what has none."""
     if isinstance(process, type) and issubclass(process, CalcJob):
         return _with_metadata(PortNamespace.of_ports(ports_of_class(process.Inputs)))
+    if isinstance(process, ShellJob):
+        recipe = ShellRecipe(process)
+        ports = PortNamespace.of_ports(recipe.ports)
+        ports[CODE].required = not recipe.implied()
+        return _with_metadata(ports)
     if hasattr(process, "spec"):
         spec: ProcessSpec = process.spec()
         return spec.inputs
@@ -289,7 +295,12 @@ def inputs_of(process: Exposable) -> PortNamespace:
 
 
 def outputs_of(process: Exposable) -> PortNamespace:
-    """The outputs of a process as a namespace; those of a function are any. Errors: InputInvalid."""
+    """The outputs of a process as a namespace; those of functions and shell jobs are any.
+
+    Errors: InputInvalid.
+    """
+    if isinstance(process, ShellJob):
+        return PortNamespace(dynamic=True)
     if isinstance(process, type) and issubclass(process, CalcJob):
         ports = PortNamespace.of_ports(ports_of_class(process.Outputs))
         ports[RETRIEVED] = SpecPort(RETRIEVED, required=False, help="All files that the program left.")

@@ -109,7 +109,7 @@ class SpecPort:
         default = self.default if self.has_default else None
         if isinstance(default, Data):
             return default if default.is_stored else _twin(default)
-        if callable(default) and not isinstance(default, type):
+        if callable(default):
             return default()
         return copy.deepcopy(default)
 

@@ -16,6 +16,7 @@ from grange.core.exit_code import ExitCode
 from grange.core.node import Data
 from grange.core.outline import if_, return_, while_
 from grange.core.process_spec import ProcessSpec, inputs_of, outputs_of
+from grange.core.shell_job import ShellJob
 from grange.core.spec_port import Gathered, PortNamespace
 from grange.core.workchain import WorkChain
 
@@ -93,9 +94,9 @@ def test_values_of_another_type_are_refused(valid_type: Any, given_: Any) -> Non
 
 def test_a_default_is_made_anew_for_each_process() -> None:
     node = Int(7)
-    made = spec(x={"default": lambda: Int(5)}, y={"default": node}, z={"default": [1]})
+    made = spec(x={"default": lambda: Int(5)}, y={"default": node}, z={"default": [1]}, d={"default": dict})
     first, second = gathered(made), gathered(made)
-    assert values(first) == values(second) == {"x": 5, "y": 7, "z": [1]}
+    assert values(first) == values(second) == {"x": 5, "y": 7, "z": [1], "d": {}}
     assert not {id(one) for one in first.nodes.values()} & {id(one) for one in second.nodes.values()}
     assert first.nodes["y"] is not node
 
@@ -335,6 +336,18 @@ def test_functions_are_exposed_with_lists_of_nodes(process: Any) -> None:
     assert values(found) == {"f__x": 1, "f__terms__0": 1, "f__terms__1": 2, "f__y": 1.0, "f__why": "because"}
     again = made.inputs.nested(values(found), {})
     assert again == {"f": {"x": 1, "y": 1.0, "terms": [1, 2], "why": "because"}}
+
+
+def test_a_shell_job_is_exposed_by_its_fields() -> None:
+    job = ShellJob("grep -c {pattern} {poem}")
+    made = ProcessSpec("Test")
+    made.expose_inputs(job, namespace="grep")
+    made.expose_outputs(job)
+    assert set(made.inputs.get_port("grep")) == {"pattern", "poem", "code", "metadata"}  # type: ignore[call-overload]
+    found = gathered(made, grep={"pattern": "a", "poem": "b"})
+    assert sorted(found.nodes) == ["grep__pattern", "grep__poem"]
+    assert made.exposed_inputs({"grep": {"pattern": "a"}}, job, "grep", True) == {"pattern": "a"}
+    assert made.exposed_outputs({"stdout": 1}, job, None, True) == {"stdout": 1}
 
 
 def test_what_has_no_ports_cannot_be_exposed() -> None:
