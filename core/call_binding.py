@@ -23,9 +23,14 @@ def recording(profile: Profile) -> Iterator[Profile]:
         _recording.reset(token)
 
 
+def known_profile() -> Profile | None:
+    """The profile of the innermost `with gr.recording(profile)`, if there is one."""
+    return _recording.get()
+
+
 def recording_profile(name: str, kind: str) -> Profile:
     """The profile of the innermost `with gr.recording(profile)`. Errors: GrangeError where there is none."""
-    profile = _recording.get()
+    profile = known_profile()
     if profile is None:
         raise GrangeError(
             f"{name} is a {kind}, and there is no profile to record it in: call it inside "
@@ -39,8 +44,7 @@ def given_profile(profile: Profile | None, what: str) -> Profile:
 
     Errors: GrangeError, InputInvalid.
     """
-    if profile is None:
-        profile = _recording.get()
+    profile = known_profile() if profile is None else profile
     if profile is None:
         raise GrangeError(
             f"{what}: there is no profile to record it in: give profile=gr.open(), or call it inside "

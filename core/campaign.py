@@ -7,6 +7,7 @@ import threading
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grange.core import group
@@ -15,6 +16,8 @@ from grange.core.calls import Calls
 from grange.core.campaign_follow import Follower
 from grange.core.campaign_run import CampaignRun
 from grange.core.dispatcher import end_killed
+from grange.core.dry_run import FOLDER as DRY_RUN_FOLDER
+from grange.core.dry_run import DryRun, dry_runs
 from grange.core.engine import Progress
 from grange.core.errors import CampaignBusy, InputInvalid, NameExists, NotFound
 from grange.core.executors import checked_name, computer_id_of, open_executor
@@ -121,6 +124,15 @@ class Campaign:
         self._maps.append(calls)
         self._places.append(array("q", bytes(8 * len(calls))))
         return len(calls)
+
+    def dry_run(
+        self, count: int = 1, *, folder: str | Path = DRY_RUN_FOLDER, executor: str | None = None
+    ) -> list[DryRun]:
+        """Write what the first mapped calls would run into folders, and say where; see gr.dry_run().
+
+        Nothing is stored or run. Errors: InputInvalid for a function; whatever prepare() raises.
+        """
+        return dry_runs(self.profile, self._maps, count, folder, executor)
 
     def submit(self, *, executor: str | None = None) -> int:
         """Record the mapped calls as processes that wait to be run, and return; a dispatcher runs them.

@@ -69,17 +69,18 @@ def checked_name(profile: Profile, executor: str | Executor) -> str | None:
     """
     if not isinstance(executor, str) or executor in NAMES:
         return None
-    return _load(profile, executor).computer.label
+    return load_computer(profile, executor).computer.label
 
 
 def computer_id_of(profile: Profile, executor: str | Executor | None) -> int | None:
     """The row of the computer that an executor's name means; None for all others. Errors: as checked_name."""
     if not isinstance(executor, str) or executor in NAMES:
         return None
-    return _load(profile, executor).id
+    return load_computer(profile, executor).id
 
 
-def _load(profile: Profile, label: str) -> StoredComputer:
+def load_computer(profile: Profile, label: str) -> StoredComputer:
+    """The computer that an executor's name means. Errors: NotFound, ComputerDisabled."""
     try:
         with profile.transaction() as cursor:
             stored = computers.load(cursor, label, user_id=profile.user_id)
@@ -94,7 +95,7 @@ def _load(profile: Profile, label: str) -> StoredComputer:
 def _on_computer(profile: Profile, campaign_id: int, label: str) -> Iterator[OpenExecutor]:
     from grange.farm.cluster_executor import ClusterExecutor
 
-    stored = _load(profile, label)
+    stored = load_computer(profile, label)
 
     def tell(why: str) -> None:
         made.lost = why

@@ -6,8 +6,9 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from grange.core.caching import caching_of
+from grange.core.caching import CachingRules, caching_of
 from grange.core.calcjob import CalcJob
+from grange.core.call_binding import given_profile
 from grange.core.calls import Calls, Fixed, is_column, materialised
 from grange.core.errors import InputInvalid
 from grange.core.function_recipe import FunctionRecipe
@@ -44,7 +45,7 @@ def workflow_recipe_of(runnable: object) -> WorkflowRecipe | None:
 
 
 def calls_of(
-    profile: Profile,
+    profile: Profile | None,
     runnable: Runnable,
     inputs: Mapping[str, object],
     *,
@@ -56,7 +57,8 @@ def calls_of(
     """The calls of what the farm is to run, checked.
 
     inputs: columns that are gone through, as Campaign.map takes them; where one is true, one value each.
-    cache: None for what blocks, profile.toml and the code itself say.
+    cache: None for what blocks, profile.toml and the code itself say. profile: None for calls that nobody
+    will record, of what names no code of a profile.
     Errors: InputInvalid; NotFound for a code that is not there; FunctionNotShippable.
     """
     recipe = recipe_of(runnable)
@@ -64,7 +66,7 @@ def calls_of(
     if isinstance(recipe, ShellRecipe):
         implied |= recipe.implied()
         if recipe.code_name:
-            implied[CODE] = profile.load_code(recipe.code_name)
+            implied[CODE] = given_profile(profile, recipe.label).load_code(recipe.code_name)
     if isinstance(recipe, JobRecipe):  # a job's defaults are inputs like others
         implied |= {
             name: Fixed(value) for name, value in recipe.ports.defaults().items() if value is not None
@@ -76,8 +78,9 @@ def calls_of(
             for name, value in given.items()
             if value is not None
         }
+    rules = CachingRules() if profile is None else profile.config.caching
     caching = caching_of(
-        profile.config.caching, recipe.process_type, recipe.label, declared=recipe.caching, wanted=cache
+        rules, recipe.process_type, recipe.label, declared=recipe.caching, wanted=cache
     )
     return Calls(recipe, given, product=product, resources=resources, caching=caching)
 
