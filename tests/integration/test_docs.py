@@ -79,7 +79,7 @@ def script_of(page: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["docs/tutorial.md", "docs/workchains.md", "README.md"])
+@pytest.mark.parametrize("page", ["docs/tutorial.md", "docs/workchains.md", "docs/workflows.md", "README.md"])
 def test_blocks_run_in_order(page: str, home: Path) -> None:
     run_script("page.py", script_of(ROOT / page))
     assert (home / "profile.toml").exists()
