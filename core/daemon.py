@@ -43,6 +43,8 @@ LOOK_S = 1.0
 SWEEP_S = 5.0
 #: Seconds between looks for queues that have something to run, however often somebody notifies.
 QUEUES_S = 0.2
+#: Campaigns are begun while there are fewer dispatchers; those of queues do not wait.
+MOST_DISPATCHERS = 16
 #: Seconds between two tries to reach a database that is away.
 AGAIN_S = 1.0
 
@@ -69,7 +71,8 @@ class Supervisor:
         self._known = Supervision()
         self._children: dict[Part, Child] = {}
         self._log_names: dict[Part, str] = {}
-        self._queues: set[int] = set()
+        #: The groups that have, or need, a dispatcher, and how they are called.
+        self._queues: dict[int, str] = {}
         self._end: End | None = None
         self._away = False
         self._locked = False
@@ -166,11 +169,14 @@ class Supervisor:
     def _read_queues(self) -> None:
         """Add what waits for a dispatcher and has none. It is taken out when its dispatcher ends."""
         if self._locked:
-            self._queues &= {part.number for part in self._children if part.role == "dispatcher"}
+            running = {part.number for part in self._children if part.role == "dispatcher"}
+            self._queues = {id_: label for id_, label in self._queues.items() if id_ in running}
             return
         with self._profile.transaction() as cursor:
             waiting = find_waiting(cursor, str(self._profile.home), self._queues)
-        self._queues |= {queue.id for queue in waiting}
+        for queue in waiting:
+            if not queue.is_campaign or len(self._queues) < MOST_DISPATCHERS:
+                self._queues[queue.id] = queue.label
 
     def _sweep(self, now_s: float) -> None:
         """Note what daemons have died, and end processes that a dead one of this home has left here."""
@@ -224,7 +230,7 @@ class Supervisor:
                 case Ask(part):
                     self._children[part].ask()
                 case Kill(part):
-                    self._logger.warning("%s does not end by itself: killed", part)
+                    self._logger.warning("%s does not end by itself: killed", self._what(part))
                     self._children[part].kill()
 
     def _start(self, part: Part) -> None:
@@ -239,11 +245,17 @@ class Supervisor:
                 child = Child(module, self._profile.home, arguments, self._id, log)
             except OSError as error:  # no process, no memory, no space for logs: for now
                 wait_s = supervision.note_end(self._known, time.monotonic(), part, well=False)
-                self._logger.error("%s cannot be started: %s; again in %.0f s", part, error, wait_s)
+                self._logger.error("%s cannot start: %s; again in %.0f s", self._what(part), error, wait_s)
                 return
         self._children[part] = child
         self._log_names[part] = name
-        self._logger.info("%s runs as process %d (%s)", part, child.pid, name)
+        self._logger.info("%s runs as process %d (%s)", self._what(part), child.pid, name)
+
+    def _what(self, part: Part) -> str:
+        """A part as people know it."""
+        if part.role == "worker":
+            return f"worker {part.number}"
+        return f"dispatcher of {self._queues.get(part.number, part.number)}"
 
     def _log_name(self, part: Part) -> str:
         """Workers have their number; dispatchers the first that is free, so that there are few files."""
@@ -260,13 +272,15 @@ class Supervisor:
             del self._children[part]
             del self._log_names[part]
             self._sweep_at_s = 0.0
-            self._queues.discard(part.number if part.role == "dispatcher" else 0)
-            self._queues_at_s = 0.0
+            what = self._what(part)
+            if part.role == "dispatcher":
+                self._queues.pop(part.number, None)
+                self._queues_at_s = 0.0
             asked = self._known.running[part].asked_s is not None
             wait_s = supervision.note_end(
                 self._known, time.monotonic(), part, well=status in (0, DATABASE_AWAY)
             )
-            said = f"{part}, process {child.pid}, {how_ended(status)}"
+            said = f"{what}, process {child.pid}, {how_ended(status)}"
             if status == 0 or asked:
                 self._logger.info("%s", said)
             else:

@@ -78,7 +78,7 @@ class Hub:
 
     alone: only those that it is given, and what they call (gr.run); else all of the profile that are ready.
     note: what a person should know; told: is called when something has happened; on_queues: with the queues
-    that calculations were put into.
+    that calculations were put into. wakes: descriptors that end its waiting when they can be read from.
     """
 
     def __init__(
@@ -89,6 +89,7 @@ class Hub:
         live: int = LIVE,
         told: Callable[[], None] = lambda: None,
         on_queues: Callable[[set[int]], None] = lambda _: None,
+        wakes: Sequence[int] = (),
     ) -> None:
         self.profile = profile
         self.greenlet = getcurrent()
@@ -101,7 +102,7 @@ class Hub:
         self._live = live
         self._told = told
         self._on_queues = on_queues
-        self._wakeups = Wakeups(profile)
+        self._wakeups = Wakeups(profile, wakes)
         self._recipes = RecordedRecipes(profile)
         self._frames: dict[int, LiveFrame] = {}
         self._runnable: deque[LiveFrame] = deque()

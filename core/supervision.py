@@ -21,9 +21,6 @@ class Part:
     role: Role
     number: int
 
-    def __str__(self) -> str:
-        return f"worker {self.number}" if self.role == "worker" else f"dispatcher of group {self.number}"
-
 
 @dataclass(frozen=True, slots=True)
 class Start:

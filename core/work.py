@@ -72,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
             # Imported when the database is known to be there: it takes longest.
             from grange.core.hub import Hub
 
-            work(profile, stopping, lambda is_wanted: Hub(profile).run(is_wanted))
+            work(profile, stopping, lambda ends: Hub(profile, wakes=stopping.descriptors).run(ends))
             logger.info("worker %d ends", profile.worker_id)
     except DatabaseUnavailable as error:
         logger.error("%s", error)
