@@ -86,17 +86,18 @@ def claim(cursor: Any, ids: Collection[int], worker_id: int) -> list[ClaimedWork
         return []
     cursor.execute(
         """
-        WITH looked AS (
+        WITH awaited AS MATERIALIZED (
+            -- row by row: as a condition of the join, the states would have all unfinished processes hashed
+            SELECT q.node_id, coalesce(c.state IN ('created', 'waiting', 'running'), false) AS open
+            FROM process q LEFT JOIN process c ON c.node_id = q.awaits WHERE q.node_id = ANY(%(ids)s)
+        ), looked AS (
             UPDATE process p
             SET ready = false, awaits = CASE WHEN awaited.open THEN p.awaits END,
                 worker_id = CASE WHEN awaited.open THEN NULL ELSE %(worker)s END,
                 state = CASE WHEN awaited.open THEN p.state ELSE 'running' END,
                 attempt = CASE WHEN awaited.open THEN p.attempt ELSE greatest(p.attempt, 1) END,
                 started_at = CASE WHEN awaited.open THEN p.started_at ELSE coalesce(p.started_at, now()) END
-            FROM (SELECT q.node_id, EXISTS (SELECT FROM process c WHERE c.node_id = q.awaits
-                         AND c.state IN ('created', 'waiting', 'running')) AS open
-                  FROM process q WHERE q.node_id = ANY(%(ids)s)) AS awaited
-            WHERE p.node_id = awaited.node_id
+            FROM awaited WHERE p.node_id = awaited.node_id
             RETURNING p.node_id, p.attempt, p.parent_id, awaited.open)
         SELECT n.id, l.attempt, l.parent_id, n.process_type, n.attributes, n.repository_metadata,
                coalesce((SELECT max(sequence) FROM process c WHERE c.parent_id = n.id), 0),
