@@ -135,7 +135,7 @@ class Hub:
                 try:
                     self.step(LOOK_S if not self._alone else RETRY_S)
                 except DatabaseUnavailable as error:
-                    self._lost(error)
+                    self._lost(str(error))
                     self._pause_unless(stopping, RETRY_S)
         finally:
             self.let_go()
@@ -150,7 +150,7 @@ class Hub:
 
         Errors: DatabaseUnavailable.
         """
-        self._worker_id = self.profile.worker_id
+        self._be_worker()
         now = time.monotonic()
         if now - self._looked_at >= LOOK_S:
             self._looked_at = now
@@ -175,6 +175,13 @@ class Hub:
         if not self._runnable and not self._look:
             quick = wrote or self._claim_more
             self._hear(self._wakeups.wait(0.0 if quick else timeout_s))
+
+    def _be_worker(self) -> None:
+        """Be the worker that holds its lock on the connection there is; what another one had is dropped."""
+        worker_id = self.profile.worker_id
+        if self._worker_id not in (0, worker_id):
+            self._lost("the connection was lost")
+        self._worker_id = worker_id
 
     def _hear(self, news: set[str] | None) -> None:
         if news is None:
@@ -205,6 +212,7 @@ class Hub:
                 one.what.given.nodes,
                 one.node._attributes,
             )
+            self._worker_id = one.row.worker_id
             self._frames[frame.process_id] = frame
             self._go_on(frame)
             if roots:
@@ -220,7 +228,7 @@ class Hub:
         if room <= 0:
             self._evict()
             return
-        with self.profile.transaction() as cursor:
+        with self.profile.transaction_as(self._worker_id) as cursor:
             among = list(islice(self._away, AMONG)) if self._alone else None
             found = workflow_rows.find_ready(cursor, room, among)
             claimed = workflow_rows.claim(cursor, found, self._worker_id)
@@ -307,7 +315,7 @@ class Hub:
         self._controlled = False
         if not self._frames:
             return
-        with self.profile.transaction() as cursor:
+        with self.profile.transaction_as(self._worker_id) as cursor:
             wanted = workflow_rows.find_interrupted(cursor, self._worker_id)
         for process_id, _, to_kill in wanted:
             frame = self._frames.get(process_id)
@@ -322,7 +330,7 @@ class Hub:
             self._dirty[process_id] = frame
         killed = [process_id for process_id, _, to_kill in wanted if to_kill and process_id in self._frames]
         if killed:  # their code is stopped: what they have called by now is all that they will have called
-            with self.profile.transaction() as cursor:
+            with self.profile.transaction_as(self._worker_id) as cursor:
                 kill_processes(cursor, killed, KILLED_MESSAGE)
 
     def _wake(self) -> None:
@@ -331,7 +339,7 @@ class Hub:
         if not self._frames:
             self._look = {}
             return
-        with self.profile.transaction() as cursor:
+        with self.profile.transaction_as(self._worker_id) as cursor:
             looked = dict(self._look)
             for process_id in workflow_rows.take_ready(cursor, self._worker_id):
                 if process_id in self._frames:
@@ -396,7 +404,7 @@ class Hub:
         for frame in frames:
             if isinstance(frame.stop, AtOutputs):
                 wanted.update((future.id, future) for future in frame.stop.futures)
-        with self.profile.transaction() as cursor:
+        with self.profile.transaction_as(self._worker_id) as cursor:
             calls = (
                 workflow_rows.read_calls(cursor, [(one.process_id, one.page_end) for one in pages], PAGE)
                 if pages
@@ -472,7 +480,7 @@ class Hub:
         ]
         new: list[Node] = []
         try:
-            with self.profile.transaction() as cursor:
+            with self.profile.transaction_as(self._worker_id) as cursor:
                 touched = {frame.process_id for frame in frames}
                 touched |= {frame.parent_id for frame in ended if frame.parent_id is not None}
                 rows.lock(cursor, touched)
@@ -645,9 +653,9 @@ class Hub:
         self._dirty = {}
         self._look = {}
 
-    def _lost(self, error: DatabaseUnavailable) -> None:
+    def _lost(self, why: str) -> None:
         """The database was not there: what was not committed did not happen, and is done again."""
-        self.note = f"waiting for the database: {error}"
+        self.note = f"waiting for the database: {why}"
         self._drop_all()
         self._ready = self._claim_more = self._controlled = True
         self._regain = self._alone

@@ -133,6 +133,20 @@ class Profile:
         with database.transaction(self.connection) as cursor:
             yield cursor
 
+    @contextmanager
+    def transaction_as(self, worker_id: int) -> Iterator[Cursor]:
+        """A transaction of this process as that worker: on the connection that holds the worker's lock.
+
+        Errors: as transaction(); DatabaseUnavailable where that connection was lost: others may have claimed
+        what the worker had.
+        """
+        with self.transaction() as cursor:
+            if self._worker_id != worker_id:
+                raise DatabaseUnavailable(
+                    f"the connection was lost on which this process was worker {worker_id}"
+                )
+            yield cursor
+
     def connect(self) -> Connection:
         """A further connection to the database; the caller closes it."""
         return database.connect(self.dsn)

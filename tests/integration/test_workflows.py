@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -251,6 +252,37 @@ def test_what_a_living_worker_has_is_its_own(profile: Profile) -> None:
         assert rows_of(profile, "SELECT worker_id FROM process WHERE node_id = %s", process_id) == [
             (own.worker_id,)
         ]
+
+
+def test_a_worker_whose_session_was_ended_writes_nothing_of_what_others_have_claimed(
+    profile: Profile,
+) -> None:
+    process_id = submitted(profile, site.collatz, start=27, most=60)
+    with site.another(profile) as own:
+        lost = Hub(own)
+        lost.step(0.0)
+        lost.step(0.0)
+        first = own.worker_id
+        own.connection.poll()
+        end_session(profile, own)
+        while not free_dead(profile):  # its lock goes with its session
+            time.sleep(0.01)
+        assert site.work(profile, [process_id], steps=3) == 3
+        for _ in range(4):
+            lost.step(0.0)
+        assert own.worker_id != first
+        assert site.ended(profile, [process_id]) is False
+        assert rows_of(profile, "SELECT worker_id FROM process WHERE node_id = %s", process_id) == [
+            (profile.worker_id,)
+        ]
+    undisturbed = site.shape(profile, site.run(profile, site.collatz, start=27, most=60).id)
+    site.work(profile, [process_id])
+    assert site.shape(profile, process_id) == undisturbed
+
+
+def end_session(profile: Profile, other: Profile) -> None:
+    """End the session of another profile, as PostgreSQL's administrator may."""
+    rows_of(profile, "SELECT pg_terminate_backend(%s)", other.connection.info.backend_pid)
 
 
 # -- other code than that of the record
