@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grange.core import group
+from grange.core import group, workflow_rows
 from grange.core import process as rows
 from grange.core.calls import Calls
 from grange.core.campaign_follow import Follower
@@ -38,8 +38,9 @@ from grange.core.queues import (
 )
 from grange.core.recording import record_calls
 from grange.core.resources import checked_resources
-from grange.core.runnable import Runnable, calls_of
+from grange.core.runnable import Runnable, calls_of, workflow_recipe_of
 from grange.core.transition import State
+from grange.core.workflow_map import WorkflowMap
 from grange.farm.executor import Executor
 from grange.farm.task import Resources
 
@@ -76,7 +77,7 @@ class Campaign:
                 self.id = group.load(cursor, name, CAMPAIGN_TYPE).id
             except NotFound:
                 self.id = _made(cursor, name, profile.user_id, description)
-        self._maps: list[Calls] = []
+        self._maps: list[Calls | WorkflowMap] = []
         self._places: list[array[int]] = []
 
     def __repr__(self) -> str:
@@ -96,7 +97,7 @@ class Campaign:
         cache: bool | None = None,
         **more: object,
     ) -> int:
-        """Add calls of a function, a CalcJob class or a ShellJob; nothing is stored or run yet.
+        """Add calls of a function, a CalcJob class, a ShellJob or a workflow; nothing is stored or run yet.
 
         inputs: by name, as keywords or in a dict. Lists, ranges, generators, arrays and frame columns
         are gone through in step (zip), or with product=True in every combination, the last one fastest;
@@ -111,6 +112,16 @@ class Campaign:
         Errors: InputInvalid, which names port, place, value and what was expected;
         FunctionNotShippable.
         """
+        offset = sum(map(len, self._maps))
+        recipe = workflow_recipe_of(runnable)
+        if recipe is not None:
+            if resources != Resources():
+                raise InputInvalid(
+                    f"{recipe.label}: resources", resources, "none: what a workflow calls has its own"
+                )
+            return self._added(
+                WorkflowMap(recipe, {**(inputs or {}), **more}, labels, offset, product=product)
+            )
         calls = calls_of(
             self.profile,
             runnable,
@@ -120,10 +131,17 @@ class Campaign:
             cache=cache,
         )
         calls.set_labels(labels)
-        calls.offset = sum(map(len, self._maps))
+        calls.offset = offset
+        return self._added(calls)
+
+    def _added(self, calls: Calls | WorkflowMap) -> int:
         self._maps.append(calls)
         self._places.append(array("q", bytes(8 * len(calls))))
         return len(calls)
+
+    def _calculations(self) -> list[Calls]:
+        """The maps of what the farm runs."""
+        return [calls for calls in self._maps if isinstance(calls, Calls)]
 
     def dry_run(
         self, count: int = 1, *, folder: str | Path = DRY_RUN_FOLDER, executor: str | None = None
@@ -132,7 +150,7 @@ class Campaign:
 
         Nothing is stored or run. Errors: InputInvalid for a function; whatever prepare() raises.
         """
-        return dry_runs(self.profile, self._maps, count, folder, executor)
+        return dry_runs(self.profile, self._calculations(), count, folder, executor)
 
     def submit(self, *, executor: str | None = None) -> int:
         """Record the mapped calls as processes that wait to be run, and return; a dispatcher runs them.
@@ -163,6 +181,11 @@ class Campaign:
         """Record the mapped calls for whoever runs the campaign; returns how many are answered already."""
         answered = 0
         for calls, places in zip(self._maps, self._places, strict=True):
+            if isinstance(calls, WorkflowMap):
+                found, ended = calls.record(self.profile, self.id, self._executor_of_workflows())
+                places[:] = array("q", found)
+                answered += ended
+                continue
             for start in range(0, len(calls), 2000):
                 slice_ = calls.slice(start, start + 2000, b"campaign %d" % self.id)
                 recorded = record_calls(
@@ -206,10 +229,57 @@ class Campaign:
                     if followed is not None:
                         return followed
                 try:
+                    if self._has_workflows():
+                        return self._run_workflows(show, executor, resources)
                     return self._run(show, executor, resources)
                 except CampaignBusy:
                     if not (can_follow and self._is_dispatched()):
                         raise
+
+    def _has_workflows(self) -> bool:
+        """Whether workflows are mapped, or earlier runs have left some."""
+        if any(isinstance(calls, WorkflowMap) for calls in self._maps):
+            return True
+        with self.profile.transaction() as cursor:
+            return bool(workflow_rows.find_unfinished(cursor, self.id, limit=1))
+
+    def _executor_of_workflows(self) -> str | None:
+        """Where the calls of mapped workflows are run; None: on the machine of whoever runs them."""
+        noted = self._noted()
+        return None if noted == "local" else noted
+
+    def _run_workflows(
+        self, show: Callable[[Progress], None], executor: str | Executor | None, resources: Resources | None
+    ) -> Progress:
+        """Record what is mapped, and run it here, beside whoever else is at it."""
+        if resources is not None or not isinstance(executor, str | None):
+            raise InputInvalid(
+                f"campaign {self.name}: run",
+                resources if resources is not None else executor,
+                "neither resources nor an Executor: the campaign has workflows, which say so for their calls",
+            )
+        from grange.core.local_run import run_campaign_here
+
+        if executor is not None:
+            computer_id_of(self.profile, executor)
+            with self.profile.transaction() as cursor:
+                note_executor(cursor, self.id, executor, home=str(self.profile.home))
+        answered = self._record(computer_id_of(self.profile, self._noted()))
+        seen = Progress(total=sum(map(len, self._maps)), done=answered, reused=answered)
+        if not self._maps:
+            with self.profile.transaction() as cursor:
+                seen.total = sum(rows.count_states(cursor, self.id).values())
+        stop = _Stop()
+        with _interruptible(stop.ask):
+            ended = run_campaign_here(self.profile, self.id, seen, show, stop.is_asked)
+        if not ended:
+            with self.profile.transaction() as cursor:
+                unmark_submitted(cursor, self.id, only_if_done=False)
+            raise CampaignInterrupted(
+                f"campaign {self.name}: {seen.done:,} of {seen.total:,} calls done and recorded; run it "
+                "again to go on"
+            )
+        return seen
 
     def _followed(self, show: Callable[[Progress], None]) -> Progress | None:
         """Have a dispatcher run what is mapped; None where it is gone before all of it has ended."""
@@ -237,7 +307,13 @@ class Campaign:
             chosen = self._chosen(executor)
             with open_executor(self.profile, self.id, chosen) as opened:
                 run = CampaignRun(
-                    self.profile, self.id, self._maps, opened.executor, resources, show, opened.computer_id
+                    self.profile,
+                    self.id,
+                    self._calculations(),
+                    opened.executor,
+                    resources,
+                    show,
+                    opened.computer_id,
                 )
                 with _interruptible(run.stop):
                     done = run.run()
@@ -264,9 +340,14 @@ class Campaign:
         Errors: those of reaching the computer that it runs on.
         """
         with self.profile.transaction() as cursor:
+            workflows = workflow_rows.find_unfinished(cursor, self.id)
             count = sum(rows.ask_to_kill(cursor, campaign_id=self.id).values())
             rows.tell(cursor, [rows.CONTROL_NEWS])
         self.end_killed(progress=progress)
+        if workflows:  # with all that they have called, wherever that waits
+            from grange.core.kill import kill
+
+            count += kill(self.profile, ids=workflows, progress=progress) - len(workflows)
         return count
 
     def end_killed(self, *, progress: bool = False) -> int:
@@ -373,6 +454,9 @@ class Campaign:
             return None
         for calls, places in zip(self._maps, self._places, strict=True):
             if 0 not in places:
+                continue
+            if isinstance(calls, WorkflowMap):
+                places[:] = array("q", calls.find(self.profile, self.id))
                 continue
             with self.profile.transaction() as cursor:
                 for start in range(0, len(calls), 10_000):

@@ -76,6 +76,12 @@ class WorkflowMap:
             answered += ended
         return places, answered
 
+    def find(self, profile: Profile, campaign_id: int) -> list[int]:
+        """The process of each call; 0 for those that are not recorded."""
+        with profile.transaction() as cursor:
+            known = rows.find_recorded(cursor, campaign_id, set(self._keys))
+        return [known[key].node_id if key in known else 0 for key in self._keys]
+
     def _record(
         self, profile: Profile, campaign_id: int, executor: str | None, numbers: range
     ) -> tuple[list[int], int]:

@@ -61,6 +61,18 @@ class Wait:
     let_go: bool = False
 
 
+def find_unfinished(cursor: Any, campaign_id: int, limit: int | None = None) -> list[int]:
+    """The workflows of a campaign that have not ended, oldest first."""
+    cursor.execute(
+        """
+        SELECT node_id FROM process WHERE queue_id = %s AND workflow
+          AND state IN ('created', 'waiting', 'running') ORDER BY node_id LIMIT %s
+        """,
+        (campaign_id, limit),
+    )
+    return [row[0] for row in cursor.fetchall()]
+
+
 def find_ready(cursor: Any, limit: int, among: Collection[int] | None = None) -> list[int]:
     """Workflows that nobody owns and that are ready, locked, oldest first; among: only of these."""
     cursor.execute(

@@ -89,6 +89,18 @@ def first_of(count: int) -> gr.Data:
     return total
 
 
+def double(x: int) -> int:
+    return 2 * x
+
+
+@gr.workflow
+def doubled(x: int, times: int = 1) -> gr.Data:
+    """Hands calculations to the farm, one after the other."""
+    for _ in range(times.value):  # type: ignore[attr-defined]
+        x = gr.run(double, x=x)
+    return x  # type: ignore[return-value]
+
+
 def note(text: str) -> None:
     from grange.core.current_frame import current_frame
 

@@ -19,6 +19,8 @@ from grange.core.postgres import stop_server
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PNG = b"\x89PNG"
+#: Å; the lattice constants at which EMT's energies are lowest.
+EMT_CONSTANTS = {"Al": 3.994, "Ni": 3.487, "Cu": 3.590, "Pd": 3.879, "Ag": 4.064, "Pt": 3.922, "Au": 4.056}
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,15 @@ def run(home: Path, *argv: str | Path) -> str:
 @pytest.fixture(scope="module")
 def alloys(home: Path) -> str:
     return run(home, EXAMPLES / "alloy_screening.py", "--quick")
+
+
+def test_the_metals_by_a_workflow(home: Path) -> None:
+    said = run(home, EXAMPLES / "metal_relaxation.py")
+    found = dict(re.findall(r"^ *([A-Z][a-z]) +(\d\.\d{3}) +0$", said, re.MULTILINE))
+    # EMT's own, from its equations of state
+    assert {metal: float(text) for metal, text in found.items()} == pytest.approx(EMT_CONSTANTS, abs=0.004)
+    again = run(home, EXAMPLES / "metal_relaxation.py")
+    assert "7 from the record" in again
 
 
 def test_the_alloys(home: Path, alloys: str) -> None:
