@@ -132,14 +132,14 @@ def is_held_for_good(policy: Policy) -> bool:
 
 # ---------------------------------------------------------------- what is to be done
 
-# What the campaigns that are being run on a computer have to compute yet, and what a task of theirs took
-# lately: of those before the first that is unfinished, else of the first ones, so that a million rows are
-# not read. A campaign says in its extras where it is run, and it is being run while somebody holds its
-# lock: what nobody hands over must not keep allocations waiting for it.
+# What campaigns and queues that are being run on a computer have to compute yet, and what a task of theirs
+# took lately: of those before the first that is unfinished, else of the first ones; of a queue only among the
+# newest of all processes. So a million rows are not read. A campaign says in its extras where it is run, and
+# it is being run while somebody holds its lock: what nobody hands over must not keep allocations waiting.
 _HERE = """
 WITH here AS (
     SELECT g.id FROM "group" g
-    WHERE g.type_string = 'campaign'
+    WHERE g.type_string IN ('campaign', 'queue')
       AND g.extras ->> 'executor' = (SELECT label FROM computer WHERE id = %(computer)s)
       AND EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.granted
                   AND l.classid::bigint = %(lock)s AND l.objid::bigint = g.id
@@ -149,12 +149,15 @@ WITH here AS (
 _BACKLOG = f"""
 {_HERE}, unfinished AS (
     SELECT here.id, count(*) AS tasks, min(p.node_id) AS first
-    FROM here JOIN process p ON p.campaign_id = here.id
-    WHERE p.state IN ('created', 'waiting', 'running') AND NOT p.paused GROUP BY here.id
+    FROM here JOIN process p ON p.queue_id = here.id
+    WHERE p.state IN ('created', 'waiting', 'running') AND NOT (p.workflow OR p.paused)
+      AND p.cached_from IS NULL
+    GROUP BY here.id
 )
 SELECT coalesce(sum(u.tasks), 0)::bigint,
-       (sum(u.tasks * coalesce(latest.wall_s, first.wall_s))
-        / sum(u.tasks) FILTER (WHERE coalesce(latest.wall_s, first.wall_s) IS NOT NULL))::float8
+       (sum(u.tasks * coalesce(latest.wall_s, first.wall_s, newest.wall_s))
+        / sum(u.tasks) FILTER (
+            WHERE coalesce(latest.wall_s, first.wall_s, newest.wall_s) IS NOT NULL))::float8
 FROM unfinished u
 LEFT JOIN LATERAL (
     SELECT avg(wall_s)::float8 AS wall_s FROM (
@@ -166,23 +169,29 @@ LEFT JOIN LATERAL (
         SELECT wall_s FROM process p WHERE p.campaign_id = u.id
         ORDER BY p.node_id LIMIT 10 * %(measured)s) AS p
 ) AS first ON true
+LEFT JOIN LATERAL (
+    SELECT avg(wall_s)::float8 AS wall_s FROM (
+        SELECT queue_id, wall_s FROM process ORDER BY node_id DESC LIMIT 10 * %(measured)s) AS p
+    WHERE p.queue_id = u.id
+) AS newest ON true
 """  # noqa: S608
 
 
-# What the next tasks of those campaigns need.
+# What the next tasks of those campaigns and queues need.
 _NEEDS = f"""
 {_HERE}
 SELECT next.attributes FROM here CROSS JOIN LATERAL (
     SELECT jsonb_build_object('resources', n.attributes -> 'resources',
                               'max_memory_kb', n.attributes -> 'max_memory_kb') AS attributes
     FROM process p JOIN node n ON n.id = p.node_id
-    WHERE p.campaign_id = here.id AND p.state IN ('created', 'waiting', 'running') AND NOT p.paused
+    WHERE p.queue_id = here.id AND p.state IN ('created', 'waiting', 'running')
+      AND NOT (p.workflow OR p.paused) AND p.cached_from IS NULL
     ORDER BY p.node_id LIMIT %(looked_at)s) AS next
 """  # noqa: S608
 
 
 def backlog(cursor: Cursor, computer_id: int, computer: Computer) -> Backlog:
-    """What campaigns that are being run on a computer have to compute yet, the running included."""
+    """What campaigns and queues that are being run on a computer have to compute yet, and are computing."""
     with translated():
         cursor.execute(_BACKLOG, {"computer": computer_id, "lock": CAMPAIGN_LOCK, "measured": _MEASURED})
         tasks, task_s = cursor.fetchone() or (0, None)

@@ -51,10 +51,12 @@ UPDATE blob SET pack_id = new.pack_id, "offset" = new."offset", stored_size = ne
 FROM meant JOIN new USING (key) WHERE blob.key = meant.key
 """
 
-# Rows of packs before their blobs: whose they are.
+# Rows of packs before their blobs: whose they are, and how far there are calculations that they may be of.
 _PROMISE = """
-INSERT INTO pack (name, campaign_id) SELECT name, %s FROM unnest(%s::text[]) AS new (name) ORDER BY name
-ON CONFLICT (name) DO UPDATE SET campaign_id = EXCLUDED.campaign_id, dead_since = NULL
+INSERT INTO pack (name, campaign_id, last_node)
+SELECT name, %s, (SELECT last_value FROM node_id) FROM unnest(%s::text[]) AS new (name) ORDER BY name
+ON CONFLICT (name) DO UPDATE
+SET campaign_id = EXCLUDED.campaign_id, last_node = EXCLUDED.last_node, dead_since = NULL
 """
 
 
@@ -102,16 +104,17 @@ class PostgresIndex:
             self._cursor.execute(_NEW + _MOVE, (*_columns(rows), packs, packs))
             return int(self._cursor.rowcount)
 
-    def promise(self, names: Collection[str], campaign_id: int) -> None:
-        """These packs are, or will be, delivered for a campaign by its runners.
+    def promise(self, names: Collection[str], queue_id: int) -> None:
+        """These packs are, or will be, delivered for a campaign or queue by its runners.
 
-        What bears such a name is not pruned while that campaign has calculations under way, whether or not a
-        node names the blobs in it: a later pack of the same chunk leaves out what an earlier one has.
+        What bears such a name is not pruned while that has calculations under way which are there now,
+        whether or not a node names the blobs in it: a later pack of the same chunk leaves out what an earlier
+        one has.
         Committed before a URL is handed out to put such a pack to; harmless for packs that never come.
         """
         if names:
             with translated():
-                self._cursor.execute(_PROMISE, (campaign_id, list(names)))
+                self._cursor.execute(_PROMISE, (queue_id, list(names)))
 
 
 def _columns(rows: Mapping[Key, BlobLocation]) -> tuple[object, ...]:

@@ -41,7 +41,7 @@ _FEW_BYTES = 64 << 20
 _PROMISED = """
 SELECT pack.name, "group".label FROM pack JOIN "group" ON "group".id = pack.campaign_id
 WHERE pack.dead_since IS NULL AND NOT EXISTS (SELECT FROM blob WHERE pack_id = pack.id)
-  AND EXISTS (SELECT FROM process WHERE campaign_id = "group".id AND attempt > 0
+  AND EXISTS (SELECT FROM process WHERE queue_id = "group".id AND NOT workflow AND attempt > 0
               AND state IN ('created', 'waiting', 'running'))
 """
 

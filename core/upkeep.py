@@ -1,14 +1,14 @@
 """Upkeep of the repository in PostgreSQL: which blobs are needed, and taking away those that are not.
 
 **Why nothing that is wanted can go.** A blob is needed if a node names it in repository_metadata, or if it
-lies in a pack that runners delivered for a campaign which has calculations under way (a later pack of the
-same chunk leaves out what an earlier one has). Whoever is about to rely on a blob or an object that is
-there already shares PRUNE_LOCK (PostgresIndex.hold) from before it looks, and before its nodes have ids, to
-the end of its transaction. mark() has that lock alone for a moment and notes the highest id M: whoever held
-it has committed, so the mark sees their nodes, and whoever comes later has ids above M. Each step of the
-sweep has the lock alone again, first takes back what nodes above M name, and moves M up; so what it removes
-is named by no node that is committed, and nobody is about to. Nodes are immutable, so an old one never
-begins to name another blob.
+lies in a pack that runners delivered for a campaign or queue which has calculations under way that are not
+younger (a later pack of the same chunk leaves out what an earlier one has). Whoever is about to rely on a
+blob or an object that is there already shares PRUNE_LOCK (PostgresIndex.hold) from before it looks, and
+before its nodes have ids, to the end of its transaction. mark() has that lock alone for a moment and notes
+the highest id M: whoever held it has committed, so the mark sees their nodes, and whoever comes later has
+ids above M. Each step of the sweep has the lock alone again, first takes back what nodes above M name, and
+moves M up; so what it removes is named by no node that is committed, and nobody is about to. Nodes are
+immutable, so an old one never begins to name another blob.
 
 **What a kill leaves.** Each step is one transaction. Rows of blobs go first; an object whose last row has
 gone is dead (pack.dead_since) and goes a grace period later, its row after it: killed in between, the row
@@ -83,17 +83,21 @@ DELETE FROM dead WHERE key IN (
     FROM node, {_NAMED} WHERE id > %s AND repository_metadata <> '{{}}')
 """  # noqa: S608
 
-# Campaigns whose runners may deliver packs yet.
+# Campaigns and queues whose runners may deliver packs yet, with the oldest calculation that is under way.
 _UNDER_WAY = """
-SELECT id, label FROM "group" WHERE EXISTS (
-    SELECT FROM process WHERE campaign_id = "group".id AND attempt > 0
-      AND state IN ('created', 'waiting', 'running'))
+SELECT id, label, oldest FROM "group" CROSS JOIN LATERAL (
+    SELECT min(node_id) AS oldest FROM process WHERE queue_id = "group".id AND NOT workflow AND attempt > 0
+      AND state IN ('created', 'waiting', 'running')) AS process
+WHERE type_string IN ('campaign', 'queue') AND oldest IS NOT NULL
 """
+
+# Whether a later pack of a chunk may rely on a pack: one of its calculations was there when it was promised.
+_RELIED_ON = "under_way.id = pack.campaign_id AND coalesce(under_way.oldest <= pack.last_node, true)"
 
 _SWEEP = f"""
 WITH under_way AS ({_UNDER_WAY}), meant AS (
     SELECT pack.id FROM pack WHERE name = ANY (%s)
-      AND NOT EXISTS (SELECT FROM under_way WHERE under_way.id = pack.campaign_id)
+      AND NOT EXISTS (SELECT FROM under_way WHERE {_RELIED_ON})
 )
 DELETE FROM blob USING dead
 WHERE blob.key = dead.key AND blob.pack_id = dead.pack_id AND dead.pack_id IN (SELECT id FROM meant)
@@ -108,7 +112,7 @@ UPDATE pack SET dead_since = NULL WHERE name = ANY (%s) AND dead_since IS NOT NU
 _EMPTIED = f"""
 UPDATE pack SET dead_since = clock_timestamp() WHERE name = ANY (%s) AND dead_since IS NULL
   AND NOT EXISTS (SELECT FROM blob WHERE pack_id = pack.id)
-  AND NOT EXISTS (SELECT FROM ({_UNDER_WAY}) AS under_way WHERE under_way.id = pack.campaign_id)
+  AND NOT EXISTS (SELECT FROM ({_UNDER_WAY}) AS under_way WHERE {_RELIED_ON})
 """  # noqa: S608
 
 # Of objects those that nothing needs: not known, or known to have been dead for so many seconds.
@@ -117,7 +121,7 @@ SELECT given.name FROM unnest(%s::text[]) AS given (name) LEFT JOIN pack USING (
 WHERE pack.id IS NULL
    OR pack.dead_since <= clock_timestamp() - make_interval(secs => %s)
       AND NOT EXISTS (SELECT FROM blob WHERE pack_id = pack.id)
-      AND NOT EXISTS (SELECT FROM ({_UNDER_WAY}) AS under_way WHERE under_way.id = pack.campaign_id)
+      AND NOT EXISTS (SELECT FROM ({_UNDER_WAY}) AS under_way WHERE {_RELIED_ON})
 """  # noqa: S608
 
 _USES = f"""
@@ -129,7 +133,7 @@ LEFT JOIN (SELECT pack_id, count(*) AS blobs, sum(stored_size) AS stored, sum(si
            FROM blob GROUP BY 1) b ON b.pack_id = pack.id
 LEFT JOIN (SELECT pack_id, count(*) AS blobs, sum(stored_size) AS stored
            FROM dead GROUP BY 1) d ON d.pack_id = pack.id
-LEFT JOIN ({_UNDER_WAY}) AS under_way ON under_way.id = pack.campaign_id
+LEFT JOIN ({_UNDER_WAY}) AS under_way ON {_RELIED_ON}
 """  # noqa: S608
 
 # What files come to: contents that nodes name, and how often.

@@ -61,14 +61,20 @@ def ended(profile: Profile, site: Site) -> list[Allocation]:
 
 @contextmanager
 def campaign(
-    profile: Profile, executor: str, tasks: int, *, done: int = 0, wall_s: float = 1.0
+    profile: Profile,
+    executor: str,
+    tasks: int,
+    *,
+    done: int = 0,
+    wall_s: float = 1.0,
+    kind: str = "campaign",
 ) -> Iterator[int]:
-    """A campaign that is being run there: so many tasks wait, so many are done."""
+    """A campaign, or queue, that is being run there: so many tasks wait, so many are done."""
     with profile.transaction() as cursor:
         cursor.execute(
             'INSERT INTO "group" (label, type_string, user_id, extras)'
-            " VALUES (%s, 'campaign', %s, jsonb_build_object('executor', %s::text)) RETURNING id",
-            (f"c{time.monotonic_ns()}", profile.user_id, executor),
+            " VALUES (%s, %s, %s, jsonb_build_object('executor', %s::text)) RETURNING id",
+            (f"c{time.monotonic_ns()}", kind, profile.user_id, executor),
         )
         (campaign_id,) = cursor.fetchone() or (0,)
         cursor.execute(
@@ -78,14 +84,17 @@ def campaign(
                 SELECT gen_random_uuid(), 'calculation', %(user)s, 'process.calculation.calcjob.CalcJobNode.'
                 FROM generate_series(1, %(all)s) RETURNING id
             ), placed AS (SELECT id, row_number() OVER (ORDER BY id) <= %(done)s AS done FROM made)
-            INSERT INTO process (node_id, label, campaign_id, state, exit_status, finished_at, wall_s)
-            SELECT id, 'f', %(campaign)s, (CASE WHEN done THEN 'finished' ELSE 'waiting' END)::process_state,
+            INSERT INTO process
+                (node_id, label, campaign_id, queue_id, state, exit_status, finished_at, wall_s)
+            SELECT id, 'f', CASE WHEN %(kind)s = 'campaign' THEN %(campaign)s::int END, %(campaign)s,
+                   (CASE WHEN done THEN 'finished' ELSE 'waiting' END)::process_state,
                    CASE WHEN done THEN 0 END, CASE WHEN done THEN now() END, CASE WHEN done THEN %(wall)s END
             FROM placed
             """,
             {
                 "user": profile.user_id,
                 "campaign": campaign_id,
+                "kind": kind,
                 "all": done + tasks,
                 "done": done,
                 "wall": wall_s,
@@ -116,6 +125,8 @@ def test_the_backlog_is_that_of_campaigns_which_are_run_there(
             assert backlog(profile, site) == Backlog(tasks=40, task_s=4.0)
         with campaign(profile, "elsewhere", 10):
             assert backlog(profile, site) == Backlog(tasks=30)
+        with campaign(profile, site.computer.label, 10, done=500, wall_s=3.0, kind="queue"):
+            assert backlog(profile, site) == Backlog(tasks=40, task_s=3.0)
         with profile.transaction() as cursor:
             cursor.execute("SELECT min(node_id) FROM process WHERE campaign_id = %s", (there,))
             (first,) = cursor.fetchone() or (0,)
@@ -129,8 +140,9 @@ def test_the_backlog_is_that_of_campaigns_which_are_run_there(
                 (json.dumps(attributes), first),
             )
             cursor.execute(
-                "INSERT INTO process (node_id, label, campaign_id, state) VALUES (%s, 'f', %s, 'waiting')",
-                (*(cursor.fetchone() or (0,)), there),
+                "INSERT INTO process (node_id, label, campaign_id, queue_id, state)"
+                " VALUES (%s, 'f', %s, %s, 'waiting')",
+                (*(cursor.fetchone() or (0,)), there, there),
             )
         # 30 of one core, and one that keeps all four of a node from others by its memory: more than one each
         assert backlog(profile, site) == Backlog(tasks=31, cores=2)

@@ -369,9 +369,9 @@ def test_what_runners_may_deliver_is_waited_for(profile: Profile, nodes: list[gr
         )
         (node_id,) = cursor.fetchone() or (0,)
         cursor.execute(
-            "INSERT INTO process (node_id, state, attempt, campaign_id, label)"
-            " VALUES (%s, 'waiting', 1, %s, 'x')",
-            (node_id, campaign_id),
+            "INSERT INTO process (node_id, state, attempt, campaign_id, queue_id, label)"
+            " VALUES (%s, 'waiting', 1, %s, %s, 'x')",
+            (node_id, campaign_id, campaign_id),
         )
         profile.index(cursor).promise(["packs/ab/promised.zip"], campaign_id)
     assert campaign is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ from grange.core.database import connect, transaction
 from grange.core.errors import InUse, RepositoryBusy
 from grange.core.intake import Intake, Opened
 from grange.core.profile import Profile, open_profile
+from grange.core.queues import Queues
 from grange.core.recipe import Conclusion, succeeded
 from grange.core.store_owner import require_owner
 from grange.core.upkeep import Upkeep, upkeep
@@ -408,6 +410,27 @@ def test_a_pack_of_a_campaign_under_way_stays_whoever_names_its_blobs(kept: Prof
     delete(kept, b)
     ended(kept, process)
     assert pruned(kept)[1].rows == 1
+    assert place.object_name not in objects(kept)
+
+
+def test_a_busy_queue_keeps_no_pack_for_calculations_that_came_later(kept: Profile) -> None:
+    queue = Queues(kept).id_of(None)
+    [a] = stored(kept, {"x": b"x" * 999})
+    _, process = begun(kept, "screening")
+    with kept.transaction() as cursor:
+        cursor.execute("UPDATE process SET campaign_id = NULL, queue_id = %s", (queue,))
+        index = kept.index(cursor)
+        place = index.find([key_of(b"x" * 999)])[key_of(b"x" * 999)]
+        index.promise([place.object_name], queue)
+    delete(kept, a)
+    assert pruned(kept)[0].held_for == (f"local@{socket.gethostname()}",)
+    begun(kept, "later")
+    with kept.transaction() as cursor:
+        cursor.execute("UPDATE process SET campaign_id = NULL, queue_id = %s", (queue,))
+    assert pruned(kept)[1].rows == 0
+    ended(kept, process)
+    plan, done = pruned(kept)
+    assert (plan.held_for, done.rows) == ((), 1)
     assert place.object_name not in objects(kept)
 
 

@@ -185,3 +185,7 @@ END $$;
 -- number: of a workflow's own reports, from 1, so that going on from the record repeats none.
 ALTER TABLE log ADD COLUMN number integer;
 CREATE UNIQUE INDEX log_number ON log (node_id, number) WHERE number IS NOT NULL;
+
+-- last_node: the highest id of a node when the pack was promised. Calculations that came later are in no chunk that
+-- may rely on it.
+ALTER TABLE pack ADD COLUMN last_node bigint;
