@@ -139,6 +139,20 @@ def caching_of(
     return Caching.SHARED if rules.default else Caching.FRESH
 
 
+def caching_of_call_here(
+    rules: CachingRules, process_type: str, label: str, declared: bool | None
+) -> Caching:
+    """What a call of a calcfunction is to equal ones: it runs where it is called.
+
+    To ask for an equal one costs what most of them cost. So nothing answers but where somebody wants it: a
+    block, a pattern of profile.toml, or the function itself. They all may answer others.
+    """
+    if declared is not None:
+        rules = CachingRules(declared, rules.enabled, rules.disabled)
+        return caching_of(rules, process_type, label, declared=declared)
+    return caching_of(CachingRules(False, rules.enabled, rules.disabled), process_type, label)
+
+
 def declared_caching(code: object) -> bool:
     """What a function, class or job says of itself: its attribute `caching`."""
     return bool(getattr(code, "caching", True))

@@ -465,6 +465,7 @@ class Engine:
             self._ending.discard(result.id)
             self.progress.done += opened.calls
             self.progress.failed += 0 if ended.get(result.id, True) else opened.calls
+        self._followers.hurry()
         self._recent.append((time.monotonic(), self.progress.computed))
         del self._recent[:-20]
 

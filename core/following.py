@@ -74,7 +74,7 @@ class Followers:
     def __init__(self, profile: Profile, queue_id: int) -> None:
         self._profile = profile
         self._queue_id = queue_id
-        self._next_at = 0.0
+        self._next_at = self._earliest_at = 0.0
         self.calls: dict[int, int] = {}
 
     def __len__(self) -> int:
@@ -98,9 +98,13 @@ class Followers:
         return self.calls.pop(process_id, calls)
 
     def add(self, process_id: int, calls: int) -> None:
-        """Look after one more, at once: what it follows may have ended."""
+        """Look after one more, soon: what it follows may have ended."""
         self.calls[process_id] = calls
-        self._next_at = 0.0
+        self.hurry()
+
+    def hurry(self) -> None:
+        """Some may have been waiting for what has ended here: look soon."""
+        self._next_at = self._earliest_at
 
     def recover(self, calls_each: int) -> None:
         """Know those that earlier runs have left."""
@@ -121,8 +125,9 @@ class Followers:
             else:
                 self._notice(cursor, result)
         # What many followers cost is bounded: looking takes a tenth of the time.
-        rest_s = 0.0 if len(found) == SLICE else max(EVERY_S, REST * (time.monotonic() - began))
-        self._next_at = time.monotonic() + rest_s
+        now = time.monotonic()
+        self._earliest_at = now if len(found) == SLICE else now + REST * (now - began)
+        self._next_at = max(self._earliest_at, now if len(found) == SLICE else now + EVERY_S)
         return result if found or result.ended or result.gone else None
 
     def _notice(self, cursor: Any, result: Settled) -> None:

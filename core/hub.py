@@ -22,11 +22,13 @@ from greenlet import getcurrent
 from grange.core import process as rows
 from grange.core import workflow_rows
 from grange.core.database import is_lost
+from grange.core.equal_rows import find_reusable
 from grange.core.errors import DatabaseUnavailable, InputInvalid, LinkInvalid
 from grange.core.future import Future
 from grange.core.graph import forget, load, store
 from grange.core.link import Link, LinkType
 from grange.core.live_frame import (
+    AtCache,
     AtOutputs,
     AtPage,
     AtPause,
@@ -387,7 +389,7 @@ class Hub:
             if self._frames.get(frame.process_id) is not frame or frame.process_id in self._dirty:
                 continue
             frame.resume()
-            if isinstance(frame.stop, AtPage | AtOutputs):
+            if isinstance(frame.stop, AtPage | AtOutputs | AtCache):
                 readers.append(frame)
                 continue
             self._dirty[frame.process_id] = frame
@@ -398,12 +400,13 @@ class Hub:
             self._read(readers)
 
     def _read(self, frames: Sequence[LiveFrame]) -> None:
-        """Read pages of records, and outputs, for all frames that stopped there; they go on then."""
+        """Read what frames have stopped for: pages of records, outputs, equal processes; they go on then."""
         pages = [frame for frame in frames if isinstance(frame.stop, AtPage)]
         wanted: dict[int, Future] = {}
         for frame in frames:
             if isinstance(frame.stop, AtOutputs):
                 wanted.update((future.id, future) for future in frame.stop.futures)
+        equal = [frame.stop for frame in frames if isinstance(frame.stop, AtCache)]
         with self.profile.transaction_as(self._worker_id) as cursor:
             calls = (
                 workflow_rows.read_calls(cursor, [(one.process_id, one.page_end) for one in pages], PAGE)
@@ -415,6 +418,9 @@ class Hub:
                 cursor, workflow_rows.read_outputs(cursor, [*ended, *wanted.keys()])
             )
             given = workflow_rows.read_given(cursor, [call.node_id for call in calls])
+            reusable = find_reusable(cursor, {stop.key for stop in equal})
+        for stop in equal:
+            stop.found = stop.key in reusable
         by_frame = {frame.process_id: frame for frame in pages}
         parents: dict[int, LiveFrame] = {}
         for frame in pages:

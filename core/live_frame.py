@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from grange.core.caching import enter_recorded, recorded_blocks
+from grange.core.caching import Caching, enter_recorded, recorded_blocks
 from grange.core.calcfunction import CalcFunction, Ran
 from grange.core.calls import Calls
 from grange.core.current_frame import calculating, enter_frame
@@ -89,7 +89,15 @@ class AtPause:
     reason: str
 
 
-Stop = AtFlush | AtWait | AtPage | AtOutputs | AtPause
+@dataclass(slots=True)
+class AtCache:
+    """Until it is known whether an equal process has finished. found: whether one has."""
+
+    key: bytes
+    found: bool = False
+
+
+Stop = AtFlush | AtWait | AtPage | AtOutputs | AtPause | AtCache
 
 
 class CallFuture(Future):
@@ -418,12 +426,25 @@ class LiveFrame:
         if recorded is not None:
             self._bind(recorded, nodes_of(arguments))
             future = self._answered(function.label, number, recorded)
+            return future.result()
+        caching = function.caching_of_call(self.profile.config.caching)
+        what: FarmCall | Ran
+        if caching is Caching.SHARED and self._has_equal(function.key(arguments)):
+            # Recorded as a call that the equal one answers; should that be gone by then, the farm runs it.
+            calls = function.calls(inputs)
+            (call,) = calls.slice(0, 1)
+            what = FarmCall(calls, call, self.hub.queues.of(self.executor, call.values()))
         else:
             with calculating():
-                ran = function.ran(arguments)
-            future = self._make(ran, function.label, "", call_hash, number, "CALL")
-            self._stop(AtFlush())
+                what = function.ran(arguments, caching)
+        future = self._make(what, function.label, "", call_hash, number, "CALL")
+        self._stop(AtFlush())
         return future.result()
+
+    def _has_equal(self, key: bytes) -> bool:
+        stop = AtCache(key)
+        self._stop(stop)
+        return stop.found
 
     def wait(self, futures: Sequence[Future], *, any_of_them: bool = False) -> list[Future]:
         """Frame.wait"""

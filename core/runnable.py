@@ -79,9 +79,7 @@ def calls_of(
             if value is not None
         }
     rules = CachingRules() if profile is None else profile.config.caching
-    caching = caching_of(
-        rules, recipe.process_type, recipe.label, declared=recipe.caching, wanted=cache
-    )
+    caching = caching_of(rules, recipe.process_type, recipe.label, declared=recipe.caching, wanted=cache)
     return Calls(recipe, given, product=product, resources=resources, caching=caching)
 
 
