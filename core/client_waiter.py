@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import sys
 import time
-import warnings
 from collections.abc import Callable, Sequence
 
 from grange.core import workflow_rows
@@ -80,10 +80,9 @@ class ClientWaiter:
             cursor.execute(_IS_ANYBODY_THERE, (WORKER_LOCK,))
             (there,) = cursor.fetchone() or (True,)
         if not there:
-            warnings.warn(
-                "nobody is at work in this profile: `grange daemon start` starts workers, "
-                "and gr.run(…) runs a process in the script itself",
-                stacklevel=4,
+            sys.stderr.write(
+                "nobody is at work in this profile: `grange daemon start` starts workers; "
+                "gr.run(…) runs a process in the script itself\n"
             )
 
     def name(self, futures: Sequence[Future]) -> None:

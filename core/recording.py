@@ -228,7 +228,7 @@ def draft_or_reason(recipe: Recipe, values: Mapping[str, object]) -> Draft | str
         return recipe.draft(values)
     except GrangeError as error:
         return str(error)
-    except Exception as error:  # the user's prepare(): whatever it raises ends this one process
+    except (Exception, SystemExit) as error:  # the user's prepare(): whatever it raises ends this one process
         where = traceback.extract_tb(error.__traceback__)[-1]
         return f"prepare() raised {type(error).__name__}: {error} (line {where.lineno} of {where.filename})"
 
