@@ -40,6 +40,8 @@ class CalcJob:
     limit, a monitor or a signal ended the program: files.ended_by is the exit code for that then, which stays
     that of the process unless parse() returns another one.
     monitors: what may stop each call's program, besides the monitors of its command.
+    A class method import_inputs(files) may read out of the files of a folder with which inputs it was
+    computed, for gr.import_calculation.
     version: change it when results change although the source does not. caching: False where equal inputs
     need not give equal outputs: no call is then answered by another one.
     """

@@ -145,4 +145,4 @@ def _answer(transport: Transport, header: Header, parts: list[bytes]) -> tuple[H
 
 
 def _packed(entry: Any) -> list[Any]:
-    return [entry.name, entry.size, entry.mtime, entry.is_folder]
+    return [entry.name, entry.size, entry.mtime, entry.is_folder, entry.is_link]

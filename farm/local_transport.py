@@ -210,5 +210,5 @@ def _entries(folder: str) -> list[Entry]:
                 except OSError:
                     continue  # gone meanwhile
             is_folder = stat.S_ISDIR(status.st_mode)
-            entries.append(Entry(entry.name, status.st_size, status.st_mtime, is_folder))
+            entries.append(Entry(entry.name, status.st_size, status.st_mtime, is_folder, entry.is_symlink()))
     return sorted(entries, key=lambda entry: entry.name)

@@ -279,14 +279,14 @@ def list_folders(session: SftpSession, computer: str, folders: Sequence[str]) ->
                     raise TransportFailed(computer, f"cannot list {folder}: {_words(names)}")
                 found.append(None)
                 continue
-            links = [name for name, attributes in names.items() if attributes.is_link]
+            links = {name for name, attributes in names.items() if attributes.is_link}
             ends = session.ask([sftp.stat_path(posixpath.join(folder, name)) for name in links])
             for name, end in zip(links, ends, strict=True):
                 if end.status == sftp.OK:  # else it leads nowhere, and is what is there
                     names[name] = end.attributes
             found.append(
                 [
-                    Entry(name, attributes.size, attributes.mtime, attributes.is_folder)
+                    Entry(name, attributes.size, attributes.mtime, attributes.is_folder, name in links)
                     for name, attributes in sorted(names.items())
                 ]
             )

@@ -19,12 +19,14 @@ class Completed:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry of a folder there. Units: size in bytes, mtime in seconds since the epoch."""
+    """One entry of a folder there; of a link what it leads to. Units: size in bytes, mtime in seconds since
+    the epoch."""
 
     name: str
     size: int
     mtime: float
     is_folder: bool
+    is_link: bool = False
 
 
 class Transport(Protocol):

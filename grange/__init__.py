@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from grange.core.caching import disable_caching, enable_caching
     from grange.core.calcfunction import CalcFunction, CalculationFailed, calcfunction
     from grange.core.calcjob import CalcJob
+    from grange.core.calculation_import import import_calculation, import_calculations
     from grange.core.call_binding import recording
     from grange.core.calls import Fixed as fixed  # noqa: N813
     from grange.core.campaign import Campaign, CampaignInterrupted
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         Str,
         Structure,
     )
+    from grange.core.dry_run import DryRun, dry_run
     from grange.core.errors import (
         DaemonException,
         DaemonNotRunningException,
@@ -126,6 +128,8 @@ _HOME = {
     "enable_caching": "grange.core.caching",
     "fixed": "grange.core.calls",
     "if_": "grange.core.outline",
+    "import_calculation": "grange.core.calculation_import",
+    "import_calculations": "grange.core.calculation_import",
     "open": "grange.core.profile",
     "process_handler": "grange.core.process_handler",
     "recording": "grange.core.call_binding",
@@ -200,6 +204,8 @@ __all__ = [
     "enable_caching",
     "fixed",
     "if_",
+    "import_calculation",
+    "import_calculations",
     "open",
     "process_handler",
     "recording",

@@ -357,6 +357,7 @@ def test_folders_are_listed_by_name_and_links_followed(place: Place) -> None:
         ("to folder", True),
         ("to nothing", False),
     ]
+    assert [entry.name for entry in found if entry.is_link] == ["to file", "to folder", "to nothing"]
     assert found[0].size == found[2].size == 5
     assert abs(found[0].mtime - time.time()) < 60
     assert [entry.name for entry in empty or []] == ["x"]

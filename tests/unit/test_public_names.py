@@ -70,6 +70,8 @@ NAMES = [
     "enable_caching",
     "fixed",
     "if_",
+    "import_calculation",
+    "import_calculations",
     "open",
     "process_handler",
     "recording",
