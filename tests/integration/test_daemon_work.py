@@ -196,12 +196,13 @@ def test_daemons_of_two_hosts_share_the_work(client: DaemonClient, profile: Prof
             assert [one.daemon.host for one in client.get_statuses()][1] == "barn2"
             other = DaemonClient(profile, host="barn2", home=str(home))
             here = client.get_status().daemon.host
-            for idle, busy, host in ((client, other, "barn2"), (other, client, here)):
+            for idle, busy, host, first in ((client, other, "barn2", 0), (other, client, here, 20)):
                 idle.decrease_workers(1, wait=True)
-                futures = gr.submit_many(child, n=range(20), profile=profile)
+                numbers = range(first, first + 20)
+                futures = gr.submit_many(child, n=numbers, profile=profile)
                 assert futures.wait(timeout_s=PATIENCE_S, progress=False)
                 assert [node.value for node in futures.results(progress=False)] == [
-                    2 * n + 1 for n in range(20)
+                    2 * n + 1 for n in numbers
                 ]
                 assert hosts_of(profile, futures.ids) == {host}
                 assert idle.increase_workers(1, wait=True) == len(busy.get_status().workers) == 1
