@@ -185,7 +185,8 @@ def test_daemons_of_two_hosts_share_the_work(client: DaemonClient, profile: Prof
     """The second host is this machine under another name."""
     home = tmp_path / "barn2"
     home.mkdir()
-    (home / "profile.toml").write_text((profile.home / "profile.toml").read_text())
+    settings = (profile.home / "profile.toml").read_text()
+    (home / "profile.toml").write_text(f'store = "{profile.home / "store"}"\n{settings}')
     flags = "-u" if os.geteuid() == 0 else "-ru"
     start = [sys.executable, "-m", "grange", "--home", str(home), "daemon", "start", "--foreground", "1"]
     command = ["unshare", flags, "sh", "-c", 'hostname barn2 && exec "$@"', "sh", *start]
