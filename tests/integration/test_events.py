@@ -10,7 +10,7 @@ import psycopg2
 import pytest
 
 import grange as gr
-from grange.core import database, event
+from grange.core import database, equal_rows, event
 from grange.core import process as rows
 from grange.core.process import End, NewProcess
 from grange.core.profile import Profile
@@ -130,6 +130,15 @@ def test_an_equal_process_answers(profile: Profile) -> None:
     assert told(profile, at_once) == [("reused", 0, str(source))]
     assert told(profile, later) == [("follows", 0, str(source)), ("reused", 0, str(source))]
     assert told(profile, never) == [("follows", 0, str(source)), ("released", 0, None)]
+
+
+def test_one_that_was_claimed_and_turns_out_to_have_an_equal_one(profile: Profile) -> None:
+    leader, one = new_nodes(profile, 2)
+    add(profile, [created(leader), created(one)])
+    with profile.transaction() as cursor:
+        rows.claim(cursor, [one], profile.worker_id)
+        equal_rows.follow(cursor, {one: leader})
+    assert told(profile, one) == [("created", 0, None), ("claimed", 1, None), ("follows", 0, str(leader))]
 
 
 def test_a_workflow_that_is_run_in_pieces(profile: Profile) -> None:

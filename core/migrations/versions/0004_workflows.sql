@@ -126,9 +126,9 @@ BEGIN
                  WHEN n.superseded_by IS NOT NULL AND o.superseded_by IS NULL THEN 'retried'
             END AS told,
             CASE WHEN n.finished_at IS NOT NULL THEN NULL
+                 WHEN n.cached_from IS NOT NULL AND o.cached_from IS NULL THEN 'follows'
                  WHEN n.worker_id IS NULL AND o.worker_id IS NOT NULL THEN 'released'
                  WHEN n.worker_id IS DISTINCT FROM o.worker_id OR n.attempt <> o.attempt THEN 'claimed'
-                 WHEN n.cached_from IS NOT NULL AND o.cached_from IS NULL THEN 'follows'
                  WHEN n.cached_from IS NULL AND o.cached_from IS NOT NULL THEN 'released'
                  WHEN n.state = 'waiting' AND o.state <> 'waiting' THEN 'waiting'
             END AS moved,
