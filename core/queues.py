@@ -6,6 +6,7 @@ are queues of their own calculations. Whoever holds the lock on a queue runs all
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -36,10 +37,16 @@ _LOCAL = "local"
 
 
 class Queues:
-    """The queues of a profile by the name of what runs them; made when they are first asked for."""
+    """The queues of a profile by the name of what runs them; made when they are first asked for.
 
-    def __init__(self, profile: Profile) -> None:
+    own: for a script that runs itself what it puts there. On this machine each such script has a queue of its
+    own, unless a daemon runs the common one: else all would depend on the one that came first, and what they
+    have under way would end with it.
+    """
+
+    def __init__(self, profile: Profile, *, own: bool = False) -> None:
         self._profile = profile
+        self._own = own
         self._ids: dict[str, int] = {}
         self._computers: dict[int, str | None] = {}
 
@@ -79,12 +86,41 @@ class Queues:
         computer_id_of(profile, name)  # what is not there, or disabled, is refused here
         label = f"{name}@{socket.gethostname()}" if name in NAMES else name
         with profile.transaction() as cursor:
+            if self._own and name in NAMES:
+                label = _own_label(cursor, label)
             try:
                 made = group.create(cursor, label, user_id=profile.user_id, type_string=QUEUE_TYPE)
             except NameExists:
                 made = group.load(cursor, label, QUEUE_TYPE)
             note_executor(cursor, made.id, name, home=str(profile.home))
         return made.id
+
+
+# The queues of an executor on a machine, who holds each, if anybody does, and for which daemon.
+_OF_MACHINE = """
+SELECT g.label, held.pid IS NULL, worker.host, worker.pid, worker.daemon_id
+FROM "group" g
+LEFT JOIN pg_locks held ON held.locktype = 'advisory' AND held.objsubid = 2 AND held.granted
+     AND held.classid::bigint = %(queue)s AND held.objid::bigint = g.id
+     AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+LEFT JOIN pg_locks lock ON lock.pid = held.pid AND lock.locktype = 'advisory' AND lock.objsubid = 2
+     AND lock.granted AND lock.classid::bigint = %(worker)s AND lock.database = held.database
+LEFT JOIN worker ON worker.id = lock.objid::bigint
+WHERE g.type_string = 'queue' AND (g.label = %(label)s OR starts_with(g.label, %(label)s || '#'))
+ORDER BY length(g.label), g.label
+"""
+
+
+def _own_label(cursor: Cursor, label: str) -> str:
+    """The first queue of a machine that nobody has, or this process or a daemon: label, label#2, label#3 …"""
+    with translated():
+        cursor.execute(_OF_MACHINE, {"label": label, "queue": CAMPAIGN_LOCK, "worker": WORKER_LOCK})
+        taken = set()
+        for found, is_free, host, pid, daemon_id in cursor.fetchall():
+            if is_free or daemon_id is not None or (host, pid) == (socket.gethostname(), os.getpid()):
+                return str(found)
+            taken.add(found)
+    return next(one for n in range(1, 10**6) if (one := label if n == 1 else f"{label}#{n}") not in taken)
 
 
 def note_executor(cursor: Cursor, group_id: int, executor: str, *, home: str) -> None:

@@ -237,7 +237,7 @@ def run_get_node(
         raise InputInvalid("run", runnable, "a workflow or a job; a calcfunction is run by calling it")
     from grange.core.local_run import run_here
 
-    pending = _pending_of(profile, call)
+    pending = _pending_of(profile, call, here=True)
     run_here(profile, pending, progress=progress)
     future = pending[0].future
     if not future.has_outputs:
@@ -307,8 +307,8 @@ def _called(frame: Frame, call: Asked) -> Future:
     )
 
 
-def _pending_of(profile: Profile, call: Asked) -> list[PendingCall]:
-    """The call of what is submitted outside of workflows, checked."""
+def _pending_of(profile: Profile, call: Asked, *, here: bool = False) -> list[PendingCall]:
+    """The call of what is submitted outside of workflows, checked. here: it is run by this process."""
     how = call.how
     return _pending(
         profile,
@@ -319,6 +319,7 @@ def _pending_of(profile: Profile, call: Asked) -> list[PendingCall]:
         how.resources,
         how.cache,
         one=True,
+        here=here,
     )
 
 
@@ -333,10 +334,11 @@ def _pending(
     *,
     one: bool,
     product: bool = False,
+    here: bool = False,
 ) -> list[PendingCall]:
-    """The calls of what is submitted outside of workflows, checked."""
+    """The calls of what is submitted outside of workflows, checked. here: they are run by this process."""
     waiter = ClientWaiter(profile)
-    queues = Queues(profile)
+    queues = Queues(profile, own=here)
     recipe = workflow_recipe_of(runnable)
     if recipe is not None:
         if executor is not None:

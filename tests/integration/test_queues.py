@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,7 @@ from grange.core.graph import store
 from grange.core.node import CalcFunctionNode
 from grange.core.process import NewProcess
 from grange.core.profile import Profile, open_profile
+from grange.core.queue_hold import hold
 from grange.core.queues import (
     CAMPAIGN_TYPE,
     QUEUE_TYPE,
@@ -72,6 +76,14 @@ def waiting(profile: Profile, *taken: int, home: str = "") -> list[int]:
         return [queue.id for queue in find_waiting(cursor, home or str(profile.home), taken)]
 
 
+def until(happened: Callable[[], bool]) -> None:
+    """The server needs a moment to notice that somebody is gone."""
+    deadline = time.monotonic() + 60.0
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def change(profile: Profile, statement: str, *values: object) -> None:
     with profile.transaction() as cursor:
         cursor.execute(statement, values)
@@ -98,6 +110,33 @@ def test_there_is_one_queue_for_a_host_and_executor_whoever_asks_first(profile: 
         made = load_queue(cursor, found[0]["local"])
     assert made == Queue(found[0]["local"], f"local@{HOST}", QUEUE_TYPE, "local")
     assert profile.groups() == []
+
+
+def test_scripts_that_run_things_themselves_have_queues_of_their_own(profile: Profile) -> None:
+    common = Queues(profile).id_of(None)
+    own = partial(Queues, profile, own=True)
+    # nobody has it; this process has it
+    assert own().id_of(None) == common
+    with hold(profile, common, "queue"):
+        assert own().id_of(None) == common
+    with open_profile(profile.home) as other:
+        id_ = other.worker_id
+        change(profile, "UPDATE worker SET pid = 1 WHERE id = %s", id_)
+        with hold(other, common, "queue"):
+            second = own().id_of(None)
+            assert second not in (common, own().id_of("hyperqueue"))
+            assert own().id_of("local") == second
+            assert Queues(profile).id_of(None) == common
+            with hold(other, second, "queue"):
+                assert own().id_of(None) not in (common, second)
+                with profile.transaction() as cursor:
+                    assert load_queue(cursor, second) == Queue(second, f"local@{HOST}#2", QUEUE_TYPE, "local")
+            # a daemon's is for everybody
+            change(profile, "UPDATE worker SET daemon_id = 1 WHERE id = %s", id_)
+            assert own().id_of(None) == common
+    # what a script has left in its own is gone on with
+    new_process(profile, second)
+    assert waiting(profile) == [second]
 
 
 def test_a_call_goes_to_where_its_code_is_unless_it_says_otherwise(profile: Profile) -> None:
@@ -145,7 +184,7 @@ def test_what_somebody_runs_is_left_to_them(profile: Profile) -> None:
     with open_profile(profile.home) as other:
         lock_campaign(other.connection, queue)
         assert waiting(profile) == []
-    assert waiting(profile) == [queue]
+    until(lambda: waiting(profile) == [queue])
 
 
 def test_campaigns_are_begun_only_when_they_were_submitted_and_one_at_a_time_here(profile: Profile) -> None:
@@ -181,7 +220,7 @@ def test_a_queue_of_another_host_is_taken_over_when_nobody_is_there_any_more(pro
         id_ = there.worker_id
         change(profile, "UPDATE worker SET host = 'gone' WHERE id = %s", id_)
         assert waiting(profile) == []
-    assert waiting(profile) == [queue]
+    until(lambda: waiting(profile) == [queue])
 
 
 def test_the_executor_of_a_queue_is_noted_anew(profile: Profile, tmp_path: Path) -> None:
