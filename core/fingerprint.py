@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import inspect
 import pickle
 import types
 from collections.abc import Iterator
+
+from grange.farm.source import source_of
 
 #: Lists of these alone, however long, are one text.
 _PLAIN = frozenset({int, float, str, bool, bytes, type(None)})
@@ -29,14 +30,6 @@ def fingerprint(code: object) -> bytes:
         digest.update(len(encoded).to_bytes(8, "little"))
         digest.update(encoded)
     return digest.digest()
-
-
-def source_of(code: object) -> str:
-    """The source text of a function or class, "" where there is none to be had."""
-    try:
-        return inspect.getsource(code)  # type: ignore[arg-type]
-    except (OSError, TypeError):
-        return ""
 
 
 def _parts(value: object, home: str | None, seen: set[int]) -> Iterator[str]:

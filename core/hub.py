@@ -26,6 +26,7 @@ from grange.core.equal_rows import find_reusable
 from grange.core.errors import DatabaseUnavailable, InputInvalid, LinkInvalid
 from grange.core.future import Future
 from grange.core.graph import forget, load, store
+from grange.core.known_recipes import KnownRecipes
 from grange.core.link import Link, LinkType
 from grange.core.live_frame import (
     AtCache,
@@ -96,6 +97,7 @@ class Hub:
         self.profile = profile
         self.greenlet = getcurrent()
         self.queues = Queues(profile)
+        self.known_recipes = KnownRecipes()
         self.note = ""
         #: How many processes it has recorded; of these and of what it was given: how many have ended, and how
         #: many of those not well.

@@ -336,6 +336,7 @@ class LiveFrame:
             one=True,
             resources=resources or Resources(),
             cache=cache,
+            recipe=self.hub.known_recipes.of(runnable),
         )
         return self._call_farm(calls, executor, [label], link_label)[0]
 
@@ -366,6 +367,7 @@ class LiveFrame:
             product=product,
             resources=resources or Resources(),
             cache=cache,
+            recipe=self.hub.known_recipes.of(runnable),
         )
         calls.set_labels(labels)
         return self._call_farm(calls, executor, labels or [""] * len(calls), "CALL")

@@ -13,7 +13,7 @@ from grange.core import function_recipe, job_recipe, workchain_recipe
 from grange.core.calcjob import CalcJob
 from grange.core.data.convert import plain
 from grange.core.files import files_of
-from grange.core.fingerprint import fingerprint, source_of
+from grange.core.fingerprint import fingerprint
 from grange.core.function_recipe import FunctionRecipe
 from grange.core.graph import load
 from grange.core.intake import Opened
@@ -30,6 +30,7 @@ from grange.core.workflow import FunctionWorkflowRecipe
 from grange.core.workflow_recipe import WorkflowRecipe
 from grange.core.workflow_rows import ClaimedWorkflow
 from grange.core.workflow_rows import pause as pause_workflows
+from grange.farm.source import source_of
 from grange.farm.task import Resources
 
 

@@ -53,15 +53,17 @@ def calls_of(
     one: bool = False,
     resources: Resources = Resources(),  # noqa: B008 – frozen
     cache: bool | None = None,
+    recipe: Recipe | None = None,
 ) -> Calls:
     """The calls of what the farm is to run, checked.
 
     inputs: columns that are gone through, as Campaign.map takes them; where one is true, one value each.
     cache: None for what blocks, profile.toml and the code itself say. profile: None for calls that nobody
-    will record, of what names no code of a profile.
+    will record, of what names no code of a profile. recipe: of the runnable, where it is known.
     Errors: InputInvalid; NotFound for a code that is not there; FunctionNotShippable.
     """
-    recipe = recipe_of(runnable)
+    if recipe is None:
+        recipe = recipe_of(runnable)
     implied: dict[str, object] = {}
     if isinstance(recipe, ShellRecipe):
         implied |= recipe.implied()

@@ -11,11 +11,12 @@ import sysconfig
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from types import ModuleType
 from typing import Any
 
 from grange.farm.errors import FunctionNotShippable
+from grange.farm.source import source_of
 from grange.farm.task import ShippedFunction
 
 
@@ -150,11 +151,16 @@ def _root(module: ModuleType) -> str | None:
 
 
 def _is_installed(root: str) -> bool:
+    return os.path.realpath(root) in _installed_places()
+
+
+@cache
+def _installed_places() -> frozenset[str]:
+    """Where this interpreter has what is installed; finding out takes a millisecond."""
     places = [
         os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")
     ]
-    places += [os.path.join(place, "lib-dynload") for place in places]
-    return os.path.realpath(root) in places
+    return frozenset([*places, *(os.path.join(place, "lib-dynload") for place in places)])
 
 
 def _path_of_value(module: str) -> str:
@@ -229,8 +235,4 @@ def _parts(function: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _source(function: Callable[..., Any]) -> str:
-    function = _unbound(function)
-    try:
-        return textwrap.dedent(inspect.getsource(function))
-    except (OSError, TypeError):
-        return ""
+    return textwrap.dedent(source_of(_unbound(function)))
