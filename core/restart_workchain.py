@@ -83,14 +83,14 @@ class BaseRestartWorkChain(WorkChain):
         spec.input(
             "on_unhandled_failure",
             valid_type=Str,
-            default="abort",
+            required=False,
             validator=_validate_unhandled,
-            help=f"What to do about a failure that no handler knows: {', '.join(UNHANDLED)}.",
+            help=f"What to do about a failure that no handler knows: {', '.join(UNHANDLED)}; else abort.",
         )
         spec.input(
             "pause_on_max_iterations",
             valid_type=Bool,
-            default=False,
+            required=False,
             help="Whether to pause when max_iterations are reached, and begin to count anew, and not to end.",
         )
         spec.exit_code(301, "ERROR_SUB_PROCESS_EXCEPTED", "the process that is restarted excepted")
@@ -215,7 +215,8 @@ class BaseRestartWorkChain(WorkChain):
             self.report("%s %s, and a handler has dealt with it: running it again", self._shown(process), how)
             return None
         self.report("%s %s, and %d iterations were all there may be", self._shown(process), how, most)
-        if not self.inputs.pause_on_max_iterations.value:
+        pauses = self.inputs.get("pause_on_max_iterations")
+        if pauses is None or not pauses.value:
             return self.exit_codes.ERROR_MAXIMUM_ITERATIONS_EXCEEDED
         self.ctx.iteration = 0
         self._pause("the most iterations were reached")
@@ -223,7 +224,8 @@ class BaseRestartWorkChain(WorkChain):
 
     def _unhandled(self, process: Future) -> ExitCode | None:
         """What to do about a failure that no handler knows; None for running it again."""
-        action = self.inputs.on_unhandled_failure.value
+        said = self.inputs.get("on_unhandled_failure")
+        action = "abort" if said is None else said.value
         again = self.ctx.unhandled_failure
         if action == "abort" or (action == "restart_once" and again):
             self.report("%s failed in a way that no handler knows: ending", self._shown(process))

@@ -111,7 +111,7 @@ class SpecPort:
             return default if default.is_stored else _twin(default)
         if callable(default):
             return default()
-        return copy.deepcopy(default)
+        return default
 
     def gather(self, value: Any, where: str, label: str, found: Gathered) -> Any:
         """Note a value as data under its label; returns it as validators see it.

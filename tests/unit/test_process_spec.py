@@ -146,6 +146,16 @@ def test_settings_are_json_of_the_type() -> None:
         gathered(made, x=1, y=object())
 
 
+def test_what_lies_in_a_namespace_of_settings_is_a_setting() -> None:
+    made = ProcessSpec("Test")
+    made.input_namespace("a", non_db=True)
+    made.input("a.x", valid_type=int)
+    made.input("a.node", valid_type=Int, non_db=False)
+    found = gathered(made, a={"x": 3, "node": 4})
+    assert (values(found), found.settings) == ({"a__node": 4}, {"a": {"x": 3}})
+    assert made.inputs.nested(values(found), found.settings) == {"a": {"node": 4, "x": 3}}
+
+
 # ---------------------------------------------------------------- namespaces
 
 

@@ -205,6 +205,8 @@ class Branching(WorkChain):
             if_(cls.is_zero)(return_)
             .elif_(cls.is_one)(return_(ExitCode(421, "one")))
             .elif_(cls.is_two)(cls.say_two, return_(420))
+            .elif_(cls.is_odd)(cls.say_odd)
+            .elif_(cls.is_large)(cls.say_large)
             .else_(cls.say_many),
             cls.say_end,
         )
@@ -221,6 +223,18 @@ class Branching(WorkChain):
     def say_two(self) -> None:
         self.report("two")
 
+    def is_odd(self) -> bool:
+        return bool(self.inputs.n.value % 2)
+
+    def say_odd(self) -> None:
+        self.report("odd")
+
+    def is_large(self) -> bool:
+        return bool(self.inputs.n.value > 10)
+
+    def say_large(self) -> None:
+        self.report("large")
+
     def say_many(self) -> None:
         self.report("%d are many", self.inputs.n.value)
 
@@ -234,7 +248,9 @@ class Branching(WorkChain):
         (0, None, []),
         (1, 421, []),
         (2, 420, [("REPORT", "two")]),
-        (3, None, [("REPORT", "3 are many"), ("WARNING", "the end")]),
+        (4, None, [("REPORT", "4 are many"), ("WARNING", "the end")]),
+        (12, None, [("REPORT", "large"), ("WARNING", "the end")]),
+        (13, None, [("REPORT", "odd"), ("WARNING", "the end")]),
     ],
 )
 def test_branches_and_returns(n: int, status: int | None, reports: list[tuple[str, str]]) -> None:
