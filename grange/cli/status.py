@@ -10,16 +10,17 @@ import click
 
 from grange.cli import outcome, words
 from grange.cli.opened import home_of, is_set_up, opened
-from grange.cli.table import Column, print_fields, print_table
+from grange.cli.table import Cell, Column, print_fields, print_table
 
 if TYPE_CHECKING:
+    from grange.core.daemon_client import DaemonStatus
     from grange.core.overview import CampaignSummary, Totals
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
     """What `grange status --json` says; computers by label, with their states, allocations likewise, with how
-    many are in the queue or run. Units: bytes."""
+    many are in the queue or run; daemons of all hosts; locked: by whom and why. Units: bytes."""
 
     home: str
     set_up: bool
@@ -31,6 +32,8 @@ class Status:
     campaigns_under_way: tuple[CampaignSummary, ...] = ()
     computers: dict[str, str] = field(default_factory=dict)
     allocations: dict[str, int] = field(default_factory=dict)
+    daemons: tuple[DaemonStatus, ...] = ()
+    locked: str | None = None
 
 
 @click.command("status")
@@ -59,8 +62,9 @@ def command(ctx: click.Context, exact: bool, as_json: bool) -> None:
 def _look(ctx: click.Context, home: Path, exact: bool) -> Status:
     if not is_set_up(home):
         return Status(str(home), set_up=False)
-    from grange.core import overview
+    from grange.core import overview, profile_lock
     from grange.core.computer import list_computers
+    from grange.core.daemon_client import DaemonClient
     from grange.core.file_store import store_place
     from grange.core.profile import embedded_status
 
@@ -70,6 +74,7 @@ def _look(ctx: click.Context, home: Path, exact: bool) -> Status:
             totals = overview.totals(cursor, exact)
             under_way = overview.campaigns_under_way(cursor)
             computers = list_computers(cursor, user_id=profile.user_id)
+            locked = profile_lock.find(cursor)
         return Status(
             str(home),
             set_up=True,
@@ -81,6 +86,8 @@ def _look(ctx: click.Context, home: Path, exact: bool) -> Status:
             campaigns_under_way=tuple(under_way),
             computers={line.label: line.state for line in computers},
             allocations={line.label: line.open_allocations for line in computers if line.open_allocations},
+            daemons=tuple(DaemonClient(profile).get_statuses()),
+            locked=None if locked is None else str(locked),
         )
 
 
@@ -102,6 +109,8 @@ def _show(status: Status) -> None:
             ("nodes", f"{about}{totals.nodes:,}"),
             ("processes", f"{about}{totals.processes:,}" + _outcomes(totals)),
             ("computers", _computers(status)),
+            ("daemon", "; ".join(map(_daemon, status.daemons)) or "none"),
+            ("lock", Cell(status.locked or "", "yellow")),
         ]
     )
     if status.campaigns_under_way:
@@ -148,6 +157,13 @@ def _computers(status: Status) -> str:
         notes += [words.plural(count, "allocation")] if count else []
         said.append(f"{label} ({', '.join(notes)})" if notes else label)
     return ", ".join(said)
+
+
+def _daemon(one: DaemonStatus) -> str:
+    there, wanted = len(one.workers), one.daemon.workers_wanted
+    workers = words.plural(wanted, "worker") if there == wanted else f"{there} of {wanted} workers"
+    dispatchers = f", {words.plural(len(one.dispatchers), 'dispatcher')}" if one.dispatchers else ""
+    return f"{workers}{dispatchers} on {one.daemon.host}"
 
 
 def _campaign_row(campaign: CampaignSummary) -> list[str]:
