@@ -403,7 +403,7 @@ class LiveFrame:
                 futures.append(self._answered(recipe.label, number, recorded))
                 continue
             queue_id = self.hub.queues.of(executor or self.executor, call.values())
-            what = FarmCall(calls, call, queue_id)
+            what = FarmCall(calls, call, queue_id, self.hub.queues.computer_of(queue_id))
             futures.append(self._make(what, recipe.label, label, call_hash, number, link_label))
         return futures
 
@@ -435,7 +435,8 @@ class LiveFrame:
             # Recorded as a call that the equal one answers; should that be gone by then, the farm runs it.
             calls = function.calls(inputs)
             (call,) = calls.slice(0, 1)
-            what = FarmCall(calls, call, self.hub.queues.of(self.executor, call.values()))
+            queue_id = self.hub.queues.of(self.executor, call.values())
+            what = FarmCall(calls, call, queue_id, self.hub.queues.computer_of(queue_id))
         else:
             with calculating():
                 what = function.ran(arguments, caching)

@@ -36,11 +36,12 @@ class WorkflowCall:
 
 @dataclass(slots=True)
 class FarmCall:
-    """A call that the farm is to run, and the queue for it."""
+    """A call that the farm is to run, the queue for it, and the computer of that."""
 
     calls: Calls
     call: Call
     queue_id: int
+    computer_id: int | None
     draft: Draft | str | None = None
 
     @property
@@ -221,6 +222,7 @@ def _node_of(one: PendingCall) -> tuple[ProcessNode, Mapping[str, Data], Mapping
     made = recipe_.node_class.from_checked(
         checked(attributes, "attributes"), label=one.label, files=files, process_type=recipe_.process_type
     )
+    made.computer_id = what.computer_id
     return made, nodes_of(what.call.arguments), {}
 
 

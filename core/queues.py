@@ -48,6 +48,7 @@ class Queues:
         self._profile = profile
         self._own = own
         self._ids: dict[str, int] = {}
+        self._computer_ids: dict[int, int | None] = {}
         self._computers: dict[int, str | None] = {}
 
     def ids_of(self, executors: Collection[str | None]) -> dict[str | None, int]:
@@ -71,6 +72,10 @@ class Queues:
         """
         return self.id_of(executor or self._computer_of_code(values))
 
+    def computer_of(self, queue_id: int) -> int | None:
+        """The computer of a queue that this has given; None where it is this machine."""
+        return self._computer_ids[queue_id]
+
     def _computer_of_code(self, values: Mapping[str, object]) -> str | None:
         for value in values.values():
             if type(value) is CodeValue and (computer_id := value.launch.computer_id) is not None:
@@ -83,7 +88,7 @@ class Queues:
 
     def _found_or_made(self, name: str) -> int:
         profile = self._profile
-        computer_id_of(profile, name)  # what is not there, or disabled, is refused here
+        computer_id = computer_id_of(profile, name)  # what is not there, or disabled, is refused here
         label = f"{name}@{socket.gethostname()}" if name in NAMES else name
         with profile.transaction() as cursor:
             if self._own and name in NAMES:
@@ -93,6 +98,7 @@ class Queues:
             except NameExists:
                 made = group.load(cursor, label, QUEUE_TYPE)
             note_executor(cursor, made.id, name, home=str(profile.home))
+        self._computer_ids[made.id] = computer_id
         return made.id
 
 

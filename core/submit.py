@@ -362,15 +362,13 @@ def _pending(
     )
     names = _names(farm.recipe.label, labels, len(farm))
     label = farm.recipe.label
-    return [
-        PendingCall(
-            FarmCall(farm, call, queues.of(executor, call.values())),
-            Future(waiter, label),
-            name,
-            hash_of_arguments(farm.recipe.process_type, call.arguments),
-        )
-        for call, name in zip(farm.slice(0, len(farm)), names, strict=True)
-    ]
+    calls = []
+    for call, name in zip(farm.slice(0, len(farm)), names, strict=True):
+        queue_id = queues.of(executor, call.values())
+        farm_call = FarmCall(farm, call, queue_id, queues.computer_of(queue_id))
+        call_hash = hash_of_arguments(farm.recipe.process_type, call.arguments)
+        calls.append(PendingCall(farm_call, Future(waiter, label), name, call_hash))
+    return calls
 
 
 def _names(what: str, labels: Sequence[str] | None, count: int) -> Sequence[str]:

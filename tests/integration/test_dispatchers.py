@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import grange as gr
+from grange.core import computer as computers
 from grange.core import dispatcher, profile_lock
 from grange.core.dispatcher import dispatch
 from grange.core.dispatcher_thread import DispatcherThreads
@@ -23,6 +24,7 @@ from grange.core.profile import Profile, open_profile
 from grange.core.queue_hold import find_holder, hold
 from grange.core.queues import Queues, find_waiting
 from grange.core.worker import DISPATCHER
+from grange.farm.computer import Computer
 
 PATIENCE_S = 60.0
 
@@ -228,9 +230,6 @@ def test_what_is_to_end_in_a_queue_that_nobody_holds_is_ended_by_whoever_wants_i
 
 
 def test_what_a_person_has_to_mend_is_said(profile: Profile) -> None:
-    from grange.core import computer as computers
-    from grange.farm.computer import Computer
-
     with profile.transaction() as cursor:
         computers.add(
             cursor, Computer(label="here", transport="local", scheduler="direct"), user_id=profile.user_id
@@ -292,6 +291,39 @@ def test_a_dispatcher_that_is_killed_is_followed_by_the_next(profile: Profile, t
     assert sorted(outputs(profile, ids)) == list(range(60))
     # what was finished before is not done again; only what was running is
     assert 60 <= len(log.read_text().splitlines()) <= 60 + 2 * (os.cpu_count() or 1)
+
+
+def test_what_was_sent_to_a_computer_goes_on_while_dispatchers_come_and_go(
+    profile: Profile, tmp_path: Path
+) -> None:
+    tally, release = tmp_path / "tally", tmp_path / "release"
+    tally.mkdir()
+    with profile.transaction() as cursor:
+        computers.add(
+            cursor,
+            Computer(
+                label="here", transport="local", scheduler="direct", work_dir=str(tmp_path / "there"),
+                slots=2, python=sys.executable, connection_interval_s=0.1,
+            ),
+            user_id=profile.user_id,
+        )  # fmt: skip
+    queue = Queues(profile).id_of("here")
+    waits = f"printf x >> {tally}/{{n}}; while [ ! -e {release} ]; do sleep 0.05; done; echo {{n}}"
+    ids = put(profile, gr.ShellJob(f"sh -c '{waits}'"), queue, n=[1, 2])
+    for how in (signal.SIGKILL, signal.SIGTERM):
+        with dispatching(profile, queue) as process:
+            until(lambda: len(list(tally.iterdir())) == 2, "nothing has begun")
+            process.send_signal(how)
+            process.wait(PATIENCE_S)
+    assert not have_ended(profile, ids)
+    with dispatching(profile, queue):
+        release.touch()
+        wait_for(profile, ids)
+    assert states(profile, ids) == [("finished", 0)] * 2
+    assert [path.read_text() for path in tally.iterdir()] == ["x", "x"]
+    with profile.transaction() as cursor:
+        cursor.execute("SELECT max(attempt) FROM process")
+        assert cursor.fetchone() == (1,)
 
 
 @pytest.mark.parametrize("how", ["SIGTERM", "lifeline", "profile lock"])
