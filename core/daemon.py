@@ -63,6 +63,7 @@ class Supervisor:
         self._foreground = foreground
         self._workers = workers
         self._home = os.path.realpath(profile.home)
+        self._home_status = os.stat(self._home)
         self._logger = begin_logging()
         self._wakeups = Wakeups(profile)
         self._deaths = _Deaths()
@@ -98,10 +99,12 @@ class Supervisor:
             self._reap()
             if self._end is None and self._stopping():
                 self._begin_end("stop")
-            self._look()
+            if self._is_home_there():
+                self._look()
             self._act()
-        with suppress(DatabaseUnavailable), self._profile.transaction() as cursor:
-            daemon_rows.note_stopped(cursor, self._id)
+        if self._is_home_there():
+            with suppress(DatabaseUnavailable), self._profile.transaction() as cursor:
+                daemon_rows.note_stopped(cursor, self._id)
         self._logger.info("daemon %d has ended", self._id)
         return self._end
 
@@ -111,6 +114,19 @@ class Supervisor:
         return self._workers
 
     # ------------------------------------------------------------ looking
+
+    def _is_home_there(self) -> bool:
+        """Whether the folder of the profile is still what it was; where it is not, the daemon ends.
+
+        Somebody has removed it: an embedded database must not be made anew in its place.
+        """
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(self._home), self._home_status):
+                return True
+        if self._end is None:
+            self._logger.error("%s is gone", self._home)
+            self._begin_end("stop")
+        return False
 
     def _look(self) -> None:
         """See what people want and what there is to run; without a database everything stays as it is."""

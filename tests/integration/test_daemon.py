@@ -251,6 +251,15 @@ def test_what_a_dead_supervisor_has_left_is_ended_by_the_next(client: DaemonClie
     assert client.get_status().is_whole
 
 
+def test_it_ends_when_its_home_is_removed(client: DaemonClient) -> None:
+    client.start_daemon(1)
+    pid, workers = client.get_daemon_pid(), worker_pids(client)
+    assert pid is not None
+    client.profile.home.rename(client.profile.home.with_name("elsewhere"))
+    until(lambda: not any(map(lives, [pid, *workers])), "nobody is left")
+    assert not client.profile.home.exists()
+
+
 def test_waiting_too_long_says_so(client: DaemonClient) -> None:
     client.start_daemon(1)
     pid = client.get_daemon_pid()
