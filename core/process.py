@@ -200,7 +200,7 @@ def end(cursor: Any, ends: Sequence[End]) -> set[int]:
     """
     if not ends:
         return set()
-    lock(cursor, {e.parent_id for e in ends if e.parent_id is not None})
+    lock(cursor, {e.parent_id for e in ends if e.parent_id is not None} | {e.node_id for e in ends})
     cursor.execute(
         """
         UPDATE process p
@@ -327,6 +327,7 @@ def claim(cursor: Any, ids: Collection[int], worker_id: int) -> dict[int, int]:
     """
     if not ids:
         return {}
+    lock(cursor, ids)
     cursor.execute(
         """
         UPDATE process SET attempt = attempt + 1, worker_id = %(worker)s, state = 'waiting',
@@ -348,6 +349,7 @@ def take_over(cursor: Any, attempts: Mapping[int, int], worker_id: int) -> list[
     """
     if not attempts:
         return []
+    lock(cursor, attempts)
     cursor.execute(
         """
         UPDATE process p SET worker_id = %s, state = 'waiting'
@@ -376,12 +378,15 @@ def ask_to_kill(
         """
         WITH asked AS (
             UPDATE process SET to_kill = true
-            WHERE state IN ('created', 'waiting', 'running')
-              AND (%(ids)s::bigint[] IS NULL OR node_id = ANY(%(ids)s))
-              AND (%(campaign)s::int IS NULL OR campaign_id = %(campaign)s)
-              AND (%(computer)s::text IS NULL OR queue_id IN (
-                  SELECT id FROM "group" WHERE type_string IN ('campaign', 'queue')
-                  AND extras->>'executor' = %(computer)s))
+            WHERE node_id IN (
+                SELECT node_id FROM process
+                WHERE state IN ('created', 'waiting', 'running')
+                  AND (%(ids)s::bigint[] IS NULL OR node_id = ANY(%(ids)s))
+                  AND (%(campaign)s::int IS NULL OR campaign_id = %(campaign)s)
+                  AND (%(computer)s::text IS NULL OR queue_id IN (
+                      SELECT id FROM "group" WHERE type_string IN ('campaign', 'queue')
+                      AND extras->>'executor' = %(computer)s))
+                ORDER BY node_id FOR NO KEY UPDATE)
             RETURNING queue_id)
         SELECT queue_id, count(*) FROM asked WHERE queue_id IS NOT NULL GROUP BY 1
         """,
@@ -429,6 +434,7 @@ def count_backlog(cursor: Any, computer: str) -> int:
 def play(cursor: Any, ids: Collection[int]) -> None:
     """Let paused processes be run again."""
     if ids:
+        lock(cursor, ids)
         cursor.execute(
             "UPDATE process SET paused = false, exit_message = NULL WHERE node_id = ANY(%s) AND paused",
             (list(ids),),
@@ -500,6 +506,7 @@ def label_nameless(cursor: Any, labels: Mapping[int, str]) -> None:
 
 def pause(cursor: Any, ids: Collection[int], reason: str) -> None:
     """Set processes aside, with the reason, until somebody plays them."""
+    lock(cursor, ids)
     cursor.execute(
         """
         UPDATE process SET paused = true, exit_message = %s, state = 'created', worker_id = NULL
@@ -514,7 +521,11 @@ def release(cursor: Any, worker_id: int, queue_id: int) -> int:
     cursor.execute(
         """
         UPDATE process SET worker_id = NULL, state = 'created'
-        WHERE worker_id = %s AND queue_id = %s AND NOT workflow AND state IN ('created', 'waiting', 'running')
+        WHERE node_id IN (
+            SELECT node_id FROM process
+            WHERE worker_id = %s AND queue_id = %s AND NOT workflow
+              AND state IN ('created', 'waiting', 'running')
+            ORDER BY node_id FOR NO KEY UPDATE)
         """,
         (worker_id, queue_id),
     )

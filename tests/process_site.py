@@ -51,7 +51,9 @@ class Tree:
             )  # fmt: skip
             cursor.execute(
                 "UPDATE process p SET open_children ="
-                " (SELECT count(*) FROM process c WHERE c.parent_id = p.node_id) WHERE workflow"
+                " (SELECT count(*) FROM process c WHERE c.parent_id = p.node_id)"
+                " WHERE workflow AND node_id = ANY (%s)",
+                (list(self.ids.values()),),
             )
 
     def set(self, names: str, change: str) -> None:
