@@ -101,6 +101,9 @@ def test_many_equal_calculations_submitted_together_are_computed_once(
         assert [node.value for node in futures.results(progress=False)] == [1, 4, 1, 4, 1]
     assert ran(tmp_path) == 2
     first, second = futures.ids[:2]
+    assert query(
+        profile, "SELECT kind::text FROM event WHERE process_id = %s ORDER BY id", futures.ids[2]
+    ) == [("created",), ("claimed",), ("follows",), ("reused",)]
     assert query(profile, "SELECT cached_from FROM process ORDER BY node_id") == [
         (None,), (None,), (first,), (second,), (first,),
     ]  # fmt: skip
