@@ -75,24 +75,57 @@ def lock_keys(cursor: Any, keys: Collection[bytes]) -> None:
         )
 
 
-def find_under_way(cursor: Any, keys: Collection[bytes], but_not: Collection[int] = ()) -> dict[bytes, int]:
-    """For these calls, an equal calculation that a living worker has under way."""
+def find_leaders(
+    cursor: Any, keys: Collection[bytes], but_not: Collection[int] = ()
+) -> tuple[dict[bytes, Source], dict[bytes, int]]:
+    """For these calls, which may be answered: by what, or by which calculation once that has ended.
+
+    The second are those that a living worker has under way. but_not: processes that are none of these.
+    """
     if not keys:
-        return {}
+        return {}, {}
     cursor.execute(
         """
-        SELECT key, node_id, worker_id FROM process
-        WHERE key = ANY(%s) AND state IN ('created', 'waiting', 'running') AND worker_id IS NOT NULL
-          AND cached_from IS NULL AND valid_cache AND NOT (to_kill OR workflow OR node_id = ANY(%s))
-        ORDER BY node_id DESC
+        SELECT DISTINCT ON (key) key, node_id, exit_status, exit_message, worker_id FROM process
+        WHERE key = ANY(%s) AND valid_cache
+          AND (state = 'finished'
+               OR state IN ('created', 'waiting', 'running') AND worker_id IS NOT NULL AND cached_from IS NULL
+                  AND NOT (to_kill OR workflow OR node_id = ANY(%s)))
+        ORDER BY key, state <> 'finished', exit_status <> 0, node_id
         """,
         (list(keys), list(but_not)),
     )
-    found = cursor.fetchall()
-    if not found:
-        return {}
+    sources: dict[bytes, Source] = {}
+    under_way: dict[bytes, tuple[int, int]] = {}
+    for key, node_id, status, said, worker_id in cursor.fetchall():
+        if status is None:
+            under_way[bytes(key)] = node_id, worker_id
+        else:
+            sources[bytes(key)] = Source(node_id, status, said)
+    if not under_way:
+        return sources, {}
     alive = find_living(cursor)
-    return {bytes(key): node_id for key, node_id, worker_id in found if worker_id in alive}
+    leaders = {key: node_id for key, (node_id, worker_id) in under_way.items() if worker_id in alive}
+    if left := under_way.keys() - leaders.keys():
+        leaders |= _find_led_by(cursor, left, alive, but_not)
+    return sources, leaders
+
+
+def _find_led_by(
+    cursor: Any, keys: Collection[bytes], workers: Collection[int], but_not: Collection[int]
+) -> dict[bytes, int]:
+    """The calculations of these calls that these workers have under way."""
+    cursor.execute(
+        """
+        SELECT DISTINCT ON (key) key, node_id FROM process
+        WHERE key = ANY(%s) AND valid_cache AND state IN ('created', 'waiting', 'running')
+          AND worker_id = ANY(%s) AND cached_from IS NULL
+          AND NOT (to_kill OR workflow OR node_id = ANY(%s))
+        ORDER BY key, node_id
+        """,
+        (list(keys), list(workers), list(but_not)),
+    )
+    return {bytes(key): node_id for key, node_id in cursor.fetchall()}
 
 
 def find_living(cursor: Any) -> set[int]:

@@ -54,8 +54,8 @@ def sort_out(cursor: Any, ids: Collection[int]) -> dict[int, int]:
         return {}
     keys = {one.key for one in equal}
     equal_rows.lock_keys(cursor, keys)
-    leaders = {key: source.node_id for key, source in equal_rows.find_reusable(cursor, keys).items()}
-    leaders |= equal_rows.find_under_way(cursor, keys - leaders.keys(), but_not=ids)
+    sources, leaders = equal_rows.find_leaders(cursor, keys, but_not=ids)
+    leaders |= {key: source.node_id for key, source in sources.items()}
     following = {}
     for one in equal:
         leader = leaders.setdefault(one.key, one.node_id)

@@ -10,7 +10,7 @@ from typing import Any
 from grange.core import process as rows
 from grange.core.caching import Caching
 from grange.core.calls import Call, Calls
-from grange.core.equal_rows import Source, find_reusable, find_under_way, lock_keys
+from grange.core.equal_rows import Source, find_leaders, find_reusable, lock_keys
 from grange.core.errors import GrangeError
 from grange.core.following import sort_out
 from grange.core.graph import SHARED_TYPES, clone_outputs, find_inputs, forget, store
@@ -130,8 +130,9 @@ def _record(
         profile.index(cursor).hold()  # clones rely on the blobs of the others
         if submit:
             lock_keys(cursor, keys | {unfinished[process_id].key for process_id in claimed})
-        sources = find_reusable(cursor, keys)
-        leaders = find_under_way(cursor, keys - sources.keys()) if submit else {}
+            sources, leaders = find_leaders(cursor, keys)
+        else:
+            sources = find_reusable(cursor, keys)
     recorded = Recorded([])
     answers: dict[bytes, int] = {key: found.node_id for key, found in known.items()}
     status = step(ProcessStatus(), Submitted()) if submit else ProcessStatus()
