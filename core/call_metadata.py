@@ -33,8 +33,11 @@ class CallMetadata:
     cache: bool | None = None
 
 
-def metadata_ports() -> PortNamespace:
-    """The namespace `metadata` that every process has; nothing of it is data."""
+def metadata_ports(*, workflow: bool) -> PortNamespace:
+    """The namespace `metadata` that every process has; nothing of it is data.
+
+    workflow: then without what only calculations can be told.
+    """
     ports = PortNamespace(
         METADATA,
         help="How it is called: nothing of this is data.",
@@ -45,10 +48,13 @@ def metadata_ports() -> PortNamespace:
     for name, valid_type, said in (
         ("label", str, "Of the process, for people."),
         ("call_link_label", str, "Of the link from the workflow that calls it."),
-        ("computer", str, "Label of the computer that it is run on, or 'local'."),
+        ("computer", str, "Label of the computer that it, or what it calls, is run on, or 'local'."),
         ("disable_cache", bool, "Whether it is computed although an equal one is recorded."),
     ):
         ports[name] = SpecPort(name, valid_type=valid_type, help=said, required=False)
+    if workflow:
+        del ports["disable_cache"]
+        return ports
     ports["resources"] = SpecPort(
         "resources", help="gr.Resources: what a task needs.", required=False, serializer=_recorded_resources
     )
@@ -86,14 +92,15 @@ def asked(
         runnable, built = builder()
         inputs = {**built, **inputs}
     said = CallMetadata()
+    name = getattr(runnable, "__name__", None) or type(runnable).__name__
+    workflow = hasattr(runnable, "__grange_recipe__")
     if METADATA in inputs and _takes_metadata(runnable):
-        name = getattr(runnable, "__name__", None) or type(runnable).__name__
         inputs = dict(inputs)
         given: Any = inputs.pop(METADATA)
         if given is not None:
             if not isinstance(given, Mapping):
                 raise InputInvalid(f"{name}: {METADATA}", given, "a dict")
-            said = _metadata(given, f"{name}: {METADATA}")
+            said = _metadata(given, f"{name}: {METADATA}", metadata_ports(workflow=workflow))
     how = CallMetadata(
         label or said.label,
         said.link_label,
@@ -101,7 +108,14 @@ def asked(
         said.executor if executor is None else executor,
         said.cache if cache is None else cache,
     )
+    if workflow and how.resources is not None:
+        raise InputInvalid(f"{name}: resources", how.resources, f"none for a workflow: {_ITS_CALLS}")
+    if workflow and how.cache is not None:
+        raise InputInvalid(f"{name}: cache", how.cache, f"nothing for a workflow: {_ITS_CALLS}")
     return Asked(runnable, inputs, how)
+
+
+_ITS_CALLS = "it is said where it submits its calculations"
 
 
 def _takes_metadata(runnable: Any) -> bool:
@@ -109,8 +123,7 @@ def _takes_metadata(runnable: Any) -> bool:
     return not inspect.isfunction(function) or METADATA not in ports_of_function(function)
 
 
-def _metadata(given: Mapping[str, Any], where: str) -> CallMetadata:
-    known = metadata_ports()
+def _metadata(given: Mapping[str, Any], where: str, known: PortNamespace) -> CallMetadata:
     for name in given:
         if name not in known:
             raise InputInvalid(f"{where}.{name}", given[name], f"one of {', '.join(known)}")

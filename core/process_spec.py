@@ -70,7 +70,7 @@ class ProcessSpec:
         self._exposed_outputs: dict[tuple[str, int], tuple[str, ...]] = {}
         # Keeps what was exposed alive, so that its id stays its own.
         self._exposed: list[Exposable] = []
-        self.inputs[METADATA] = metadata_ports()
+        self.inputs[METADATA] = metadata_ports(workflow=True)
 
     # -- what define() says
 
@@ -291,7 +291,8 @@ def inputs_of(process: Exposable) -> PortNamespace:
     if hasattr(process, "spec"):
         spec: ProcessSpec = process.spec()
         return spec.inputs
-    return _with_metadata(PortNamespace.of_ports(_ports_of_function(process)))
+    ports = PortNamespace.of_ports(_ports_of_function(process))
+    return _with_metadata(ports, workflow=hasattr(process, "__grange_recipe__"))
 
 
 def outputs_of(process: Exposable) -> PortNamespace:
@@ -325,9 +326,9 @@ def _ports_of_function(process: Exposable) -> Ports:
     return ports_of_function(function)
 
 
-def _with_metadata(ports: PortNamespace) -> PortNamespace:
+def _with_metadata(ports: PortNamespace, *, workflow: bool = False) -> PortNamespace:
     if METADATA not in ports:
-        ports[METADATA] = metadata_ports()
+        ports[METADATA] = metadata_ports(workflow=workflow)
     return ports
 
 

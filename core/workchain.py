@@ -157,7 +157,7 @@ class WorkChain:
 
     # -- what steps do
 
-    def submit(self, process: Any, inputs: Mapping[str, Any] | None = None, **named: Any) -> Future:
+    def submit(self, process: Any, /, inputs: Mapping[str, Any] | None = None, **named: Any) -> Future:
         """Submit a process; returns at once what it will have become.
 
         process: a CalcJob or WorkChain class, a builder, a ShellJob, a function. Inputs by name or in a dict;
@@ -178,6 +178,7 @@ class WorkChain:
     def submit_many(
         self,
         process: Any,
+        /,
         inputs: Mapping[str, Any] | None = None,
         *,
         product: bool = False,

@@ -33,11 +33,10 @@ def test_what_is_filled_in_is_what_is_asked_for() -> None:
     builder.pseudos.Si = "si.upf"
     builder.pseudos = {"Ge": "ge.upf"}
     builder.metadata.label = "first"
-    builder.metadata.resources = Resources(cpus=4)
     call = asked(builder, {"steps": 5}, executor="lumi")
     assert call.runnable is Relax
     assert call.inputs == {"steps": 5, "energy": {"cutoff": 40}, "pseudos": {"Ge": "ge.upf"}}
-    assert call.how == CallMetadata("first", "CALL", Resources(cpus=4), "lumi", None)
+    assert call.how == CallMetadata("first", "CALL", None, "lumi", None)
 
 
 def test_what_cannot_be_is_refused_at_once() -> None:
@@ -79,4 +78,17 @@ def test_a_function_with_a_parameter_metadata_takes_it_as_an_input() -> None:
 
     assert asked(none, {"metadata": {"label": "a"}}, label="b").how.label == "b"
     assert asked(none, {"metadata": {"label": "a"}}).how.label == "a"
+    builder = ProcessBuilder(none)
+    builder.metadata.resources = Resources(cpus=4)
+    assert asked(builder, {}).how.resources == Resources(cpus=4)
     assert ProcessBuilder(none).process_class is none
+
+
+def test_a_workflow_has_no_resources_and_no_cache_of_its_own() -> None:
+    for wrong in ({"resources": Resources()}, {"cache": False}):
+        with pytest.raises(InputInvalid, match="it is said where it submits its calculations"):
+            asked(Relax, {"steps": 1}, **wrong)  # type: ignore[arg-type]
+    for name in ("resources", "disable_cache", "options"):
+        with pytest.raises(InputInvalid, match=f"metadata.{name}: expected one of label"):
+            asked(Relax, {"metadata": {name: {}}})
+    assert asked(Relax, {"metadata": {"computer": "lumi"}}).how.executor == "lumi"

@@ -286,6 +286,10 @@ def test_exposed_inputs_are_those_of_the_namespace_and_above() -> None:
     assert given_["energy"]["metadata"]["label"] == "e"  # type: ignore[index]
     assert exposed(given_, Energy, "energy", False) == {"cutoff": 1.0, "metadata": {"label": "e"}}
     assert exposed(given_, Energy, None, True) == {"structure": "s"}
+    made = ProcessSpec("Test")
+    made.expose_inputs(Energy)
+    own = {"structure": "s", "metadata": {"label": "of the WorkChain"}}
+    assert made.exposed_inputs(own, Energy, None, True) == {"structure": "s"}
     with pytest.raises(InputInvalid, match="expose_inputs"):
         exposed(given_, Relax, None, True)
 
