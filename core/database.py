@@ -87,7 +87,7 @@ def is_lost(connection: Connection) -> bool:
             with connection.cursor() as cursor:
                 cursor.execute("SELECT")
             connection.rollback()
-        except (psycopg2.OperationalError, psycopg2.InterfaceError):
+        except psycopg2.Error:
             return True
     return False
 
@@ -153,7 +153,11 @@ def translate(error: psycopg2.Error) -> Exception:
         return DatabaseUnavailable(f"the database does not let this user write: {message}")
     if state[:2] == "54":  # a value beyond what PostgreSQL's indexes or documents take
         return error
-    lost = isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
+    # Where the server is gone in the middle of an answer, the driver says no more than DatabaseError.
+    lost = (
+        isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
+        or type(error) is psycopg2.DatabaseError
+    )
     if lost and state != "57014":  # a statement that was cancelled on purpose
         return DatabaseUnavailable(f"the database cannot be reached: {message}")
     return error

@@ -7,6 +7,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 
+import psycopg2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -210,3 +211,11 @@ def test_what_the_database_refuses_in_our_words(profile: Profile) -> None:
     with pytest.raises(DatabaseUnavailable, match="does not let this user write"):
         with profile.transaction() as cursor:
             cursor.execute("SET TRANSACTION READ ONLY; DELETE FROM node")
+
+
+def test_a_server_that_is_gone_in_the_middle_of_an_answer_is_away() -> None:
+    """What psycopg2 raises then is neither an OperationalError nor an InterfaceError."""
+    known = database.translate(psycopg2.DatabaseError("server closed the connection unexpectedly"))
+    assert isinstance(known, DatabaseUnavailable)
+    bug = psycopg2.ProgrammingError("can't adapt type")
+    assert database.translate(bug) is bug
