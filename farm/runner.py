@@ -1219,6 +1219,51 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+class OutOfMemory:
+    """How many processes the kernel has ended in our memory cgroup because that was full."""
+
+    def __init__(self) -> None:
+        self._fd = -1
+        for path in self._places():
+            try:
+                self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                return
+            except OSError:
+                continue
+
+    @staticmethod
+    def _places() -> List[str]:
+        """Where the kernel may tell: of cgroups of the first version, then of the second."""
+        found: List[str] = []
+        try:
+            with open("/proc/self/cgroup", encoding="utf-8") as file:
+                lines = file.read().splitlines()
+        except OSError:
+            return found
+        for line in lines:
+            number, _, rest = line.partition(":")
+            names, _, path = rest.partition(":")
+            if "memory" in names.split(","):
+                found.insert(0, "/sys/fs/cgroup/memory%s/memory.oom_control" % path)
+            elif number == "0" and not names:
+                found.append("/sys/fs/cgroup%s/memory.events" % path)
+        return found
+
+    def count(self) -> int:
+        if self._fd < 0:
+            return 0
+        try:
+            words = os.pread(self._fd, 4096, 0).split()
+            return int(words[words.index(b"oom_kill") + 1])
+        except (OSError, ValueError, IndexError):
+            return 0
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
 class Control:
     """What the world wants of the runner: to end, to cancel tasks, or to go on."""
 
@@ -1294,6 +1339,8 @@ class Watch:
         self._shared = bool(os.environ.get("GRANGE_WORK"))
         #: What the monitor said that stopped the process.
         self.said = ""
+        self._out_of_memory = OutOfMemory()
+        self._ended_by_kernel = 0
 
     def spare(self, pid: int, gone: int) -> None:
         """A process below this one that is no part of any task; gone: the one whose place it takes."""
@@ -1305,6 +1352,7 @@ class Watch:
         lookout: asked whether a monitor wants the process to be stopped.
         """
         control, results = self._control, self._results
+        self._ended_by_kernel = self._out_of_memory.count()
         reason, kill_at, peak = "", 0.0, 0
         #: A process that a monitor wants to stop has until then to do so by itself.
         term_at = 0.0
@@ -1427,6 +1475,9 @@ class Watch:
                 result["peak_memory_mb"],
                 self._memory / MIB,
             )
+        elif not reason and self._is_killed(result) and self._out_of_memory.count() > self._ended_by_kernel:
+            result["outcome"] = "memory_exceeded"
+            result["message"] = "ended by the kernel: the memory of the job that it ran in was used up"
         elif reason == "stopped":
             result["outcome"], result["message"] = "stopped", clean_text(self.said)
         elif reason == "cancelled":
@@ -1434,6 +1485,14 @@ class Watch:
         elif result["signal"] is not None:
             result["outcome"] = "crashed"
             result["message"] = "ended by %s" % signal_name(result["signal"])
+
+    @staticmethod
+    def _is_killed(result: Json) -> bool:
+        """Whether it was ended as the kernel does, or a shell says that of its program."""
+        return bool(result["signal"] == signal.SIGKILL or result["return_code"] == 128 + signal.SIGKILL)
+
+    def close(self) -> None:
+        self._out_of_memory.close()
 
 
 def leave_note(monitor: Json) -> bool:
@@ -1740,6 +1799,7 @@ class Commands:
             self._fetched.close()
         if self._lookout is not None:
             self._lookout.close()
+        self._watch.close()
         self._scratch.leave()
 
     def _prepare(self, task: Json, names: Tuple[str, str]) -> None:
@@ -2464,6 +2524,7 @@ class Functions:
 
     def close(self) -> None:
         self._printed.close()
+        self._watch.close()
         self._scratch.leave()
 
     def crashed(self, result: Json, death: int) -> None:

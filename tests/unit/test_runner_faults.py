@@ -224,3 +224,49 @@ def test_locks_are_seen_by_others_while_marks_are_read(tmp_path: Path) -> None:
     )
     assert b"BlockingIOError" in done.stderr
     made.close()
+
+
+@pytest.fixture
+def small_job() -> Iterator[Path]:
+    """A memory cgroup of 64 MiB, as a scheduler makes one for a job."""
+    for parent, limit in (("memory", "memory.limit_in_bytes"), ("", "memory.max")):
+        folder = Path("/sys/fs/cgroup", parent, f"grange-test-{os.getpid()}")
+        try:
+            folder.mkdir()
+        except OSError:
+            continue
+        try:
+            (folder / limit).write_text(str(64 << 20))
+        except OSError:
+            folder.rmdir()
+            continue
+        yield folder
+        wait_until(lambda folder=folder: not (folder / "cgroup.procs").read_text())  # type: ignore[misc]
+        folder.rmdir()
+        return
+    pytest.skip("no memory cgroup can be made here")
+
+
+def test_a_task_that_the_kernel_ends_for_want_of_memory_is_told(tmp_path: Path, small_job: Path) -> None:
+    """Whoever gave the job its memory did not ask us."""
+    hungry = [sys.executable, "-I", "-S", "-c", "x = bytearray(300 << 20)"]
+    tasks = [
+        CommandTask("hungry", tuple(hungry)),
+        CommandTask("after", ("sh", "-c", "kill -9 $$")),
+        # with a shell around the program
+        CommandTask("around", tuple(hungry), epilogue="echo over"),
+        CommandTask("well", ("/bin/true",)),
+    ]
+    folder = chunk(tmp_path, *tasks)
+    enter = f'echo $$ > {small_job}/cgroup.procs; exec "$@"'
+    command = [sys.executable, "-I", "-S", runner.__file__, "run", str(folder)]
+    subprocess.run(["sh", "-c", enter, "sh", *command], check=True, timeout=60)
+    found = {result.id: result.outcome for result in results(folder)}
+    assert found == {
+        "hungry": "memory_exceeded",
+        "after": "crashed",
+        "around": "memory_exceeded",
+        "well": "finished",
+    }
+    told = "ended by the kernel: the memory of the job that it ran in was used up"
+    assert {result.message for result in results(folder) if result.outcome == "memory_exceeded"} == {told}
