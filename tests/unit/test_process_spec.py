@@ -292,6 +292,12 @@ def test_exposed_inputs_are_those_of_the_namespace_and_above() -> None:
     assert made.exposed_inputs(own, Energy, None, True) == {"structure": "s"}
     with pytest.raises(InputInvalid, match="expose_inputs"):
         exposed(given_, Relax, None, True)
+    made = ProcessSpec("Test")
+    for namespace in (None, "a", "a.b"):
+        made.expose_inputs(Energy, namespace=namespace)
+    given_ = {"cutoff": 1, "spin": 1, "a": {"cutoff": 2, "b": {"cutoff": 3}}, "structure": "s"}
+    assert made.exposed_inputs(given_, Energy, "a.b", True) == {"cutoff": 3, "spin": 1, "structure": "s"}
+    assert made.exposed_inputs(given_, Energy, "a", True) == {"cutoff": 2, "spin": 1, "structure": "s"}
 
 
 def test_exposed_outputs_have_the_names_for_out_many() -> None:
