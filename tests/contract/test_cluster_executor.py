@@ -25,8 +25,10 @@ from grange.farm.allocation import AllocationPaths, job_script, request_on, sett
 from grange.farm.cluster_executor import ClusterExecutor
 from grange.farm.computer import Computer
 from grange.farm.connection import open_transport
+from grange.farm.monitor import Monitor
 from grange.farm.offer import Offer
 from grange.farm.remote import Remote
+from grange.farm.stash import Stash
 from grange.farm.transport import Transport
 
 #: The program hq, which is in no package registry: on PATH, or named by this variable.
@@ -213,6 +215,35 @@ def test_what_can_never_run_there_is_refused(site: Site, executor: ClusterExecut
 def test_limits_of_a_task(executor: ClusterExecutor) -> None:
     executor.submit(Batch((shell("late", "sleep 60"),), Resources(walltime_s=1)))
     assert drain(executor, 60).results["late"].outcome == "walltime_exceeded"
+
+
+def test_monitors_and_stashes_work_there(site: Site, executor: ClusterExecutor) -> None:
+    steps = 3
+
+    def enough(text: str) -> str | None:
+        return f"{steps} steps" if text.count("step") >= steps else None
+
+    script = "echo density > rho; while true; do echo step; sleep 0.05; done"
+    to = f"{site.tally}-stash"
+    tasks = [
+        CommandTask(
+            f"w{n}",
+            ("/bin/sh", "-c", script),
+            monitors=(Monitor("stdout.txt", look, every_s=0.2),),
+            stash=Stash(("rho",), to),
+        )
+        for n, look in enumerate((ship(enough), "^step$"))
+    ]
+    executor.submit(Batch(tuple(tasks)))
+    delivered = drain(executor, 90)
+    found = delivered.results
+    assert {result.outcome for result in found.values()} == {"stopped"}
+    assert {found[name].message for name in ("w0", "w1")} == {"3 steps", "stdout.txt: step"}
+    assert delivered.text("w0").startswith("step\nstep\nstep\n")
+    for result in found.values():
+        assert result.stash is not None
+        assert result.stash.path.startswith(f"{to}/")
+        assert Path(result.stash.path, "rho").read_text() == "density\n"
 
 
 def test_what_was_sent_goes_on_without_us(site: Site, spool: Path) -> None:
