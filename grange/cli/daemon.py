@@ -234,16 +234,21 @@ def _show(one: DaemonStatus) -> None:
 
 def _row(part: PartRow, here: bool) -> list[str | Cell]:
     at = words.plural(part.workflows, "workflow") if part.role == "worker" else part.queue or ""
-    memory = words.size(_memory(part.pid)) if here else ""
+    memory = words.size(_memory(part)) if here else ""
     return [str(part.pid), part.role, words.moment(part.started_at), memory, at]
 
 
-def _memory(pid: int) -> int | None:
+def _memory(part: PartRow) -> int | None:
     """The resident memory of a process of this machine, in bytes; None where it is not to be had."""
     import os
 
+    from grange.core.daemon_child import is_process_of
+
+    module = "grange.core.work" if part.role == "worker" else "grange.core.dispatch"
+    if not is_process_of(part.pid, module, part.daemon_id):
+        return None  # that of a container has another id here
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return int(Path(f"/proc/{part.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         return None
 

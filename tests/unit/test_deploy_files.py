@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from grange.core.computer_file import computer_of, read
+from grange.core.daemon_settings import DaemonSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -73,10 +74,21 @@ def test_system_units_are_hardened(path: str) -> None:
     assert set(unit_lines(DEPLOY / "systemd" / path)) >= SYSTEM_HARDENING
 
 
-def test_the_user_unit_is_hardened() -> None:
-    lines = unit_lines(DEPLOY / "systemd" / "grange-allocations.service")
+@pytest.mark.parametrize("name", ["grange-allocations.service", "grange-daemon.service"])
+def test_user_units_are_hardened(name: str) -> None:
+    lines = unit_lines(DEPLOY / "systemd" / name)
     assert set(lines) >= HARDENING
     assert not [line for line in lines if line.startswith(("User=", "Group="))]
+
+
+def test_the_daemon_has_the_time_it_needs_and_ends_its_own_processes() -> None:
+    settings = dict(
+        line.split("=", 1) for line in unit_lines(DEPLOY / "systemd/grange-daemon.service") if "=" in line
+    )
+    assert settings["ExecStart"].endswith("grange daemon start --foreground")
+    assert settings["Type"] == "notify"
+    assert settings["KillMode"] == "process"
+    assert float(settings["TimeoutStopSec"]) > 2 * DaemonSettings().grace_s
 
 
 def test_minio_is_confined() -> None:
