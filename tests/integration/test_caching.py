@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import grange as gr
-from grange.core import equal_rows, following
+from grange.core import equal_rows, following, process_control
 from grange.core.engine import Progress
 from grange.core.profile import Profile, open_profile
 from grange.core.transition import State
@@ -103,7 +103,7 @@ class Run:
 
 
 @contextmanager
-def running(home: Path, name: str, *maps: dict[str, Any]) -> Iterator[Run]:
+def running(home: Path, name: str, *maps: dict[str, Any], executor: str | None = None) -> Iterator[Run]:
     """Run a campaign of gated() in a thread."""
     with open_profile(home) as own:
         campaign = gr.Campaign(name, own)
@@ -113,7 +113,9 @@ def running(home: Path, name: str, *maps: dict[str, Any]) -> Iterator[Run]:
 
         def work() -> None:
             try:
-                run.progress.append(campaign.run(progress=lambda progress: run.notes.add(progress.note)))
+                run.progress.append(
+                    campaign.run(progress=lambda progress: run.notes.add(progress.note), executor=executor)
+                )
             except BaseException as error:
                 run.error.append(error)
 
@@ -264,8 +266,6 @@ def test_a_follower_that_is_killed_ends_and_the_other_goes_on(profile: Profile, 
 
 
 def test_a_follower_that_was_paused_is_not_waited_for(profile: Profile, gate: Gate) -> None:
-    from grange.core import process_control
-
     folder = str(gate.folder)
     with running(profile.home, "first", {"x": [1], "folder": folder}) as first:
         until(gate.began, "the first campaign begins")
@@ -526,3 +526,33 @@ def test_private_calls_never_follow(profile: Profile, gate: Gate) -> None:
     assert query(
         profile, "SELECT count(*) FROM process WHERE state = %s AND cached_from IS NULL", State.FINISHED
     ) == [(3,)]
+
+
+@pytest.mark.hyperqueue
+def test_what_another_executor_computes_is_waited_for_and_run_here_if_it_does_not_come(
+    profile: Profile, gate: Gate
+) -> None:
+    folder = str(gate.folder)
+    with running(profile.home, "here", {"x": [1, 2], "folder": folder}) as here:
+        until(gate.began, "it begins on the cores of this process")
+        with running(profile.home, "there", {"x": [1, 2], "folder": folder}, executor="hyperqueue") as there:
+            until(lambda: len(following_of(profile, "there")) == 2, "both calls follow")
+            with profile.transaction() as cursor:
+                cursor.execute(
+                    "SELECT min(node_id) FROM process WHERE cached_from IS NULL AND worker_id IS NOT NULL"
+                )
+                ((first,),) = cursor.fetchall()
+            process_control.kill(profile, [first])
+            until(lambda: len(following_of(profile, "there")) == 1, "one of them is run by HyperQueue")
+            until(lambda: gate.began(1) == 2, "it has begun")
+            until(
+                lambda: query(
+                    profile, "SELECT 1 FROM process WHERE node_id = %s AND state = 'killed'", first
+                ),
+                "the other one is killed",
+            )
+            gate.open()
+            done = there.finish()
+            assert (done.done, done.failed, done.reused) == (2, 0, 1)
+            assert here.finish().failed == 1
+    nothing_left(profile)

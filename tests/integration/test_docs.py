@@ -83,7 +83,14 @@ def script_of(page: Path) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "page",
-    ["docs/tutorial.md", "docs/workchains.md", "docs/workflows.md", "docs/daemon.md", "README.md"],
+    [
+        "docs/tutorial.md",
+        "docs/caching.md",
+        "docs/workchains.md",
+        "docs/workflows.md",
+        "docs/daemon.md",
+        "README.md",
+    ],
 )
 def test_blocks_run_in_order(page: str, home: Path) -> None:
     run_script("page.py", script_of(ROOT / page))
