@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, TypeVar, cast
 
 import psycopg2
@@ -111,6 +112,16 @@ def transaction(connection: Connection) -> Iterator[Cursor]:
                         connection.rollback()
                     raise
                 connection.commit()
+
+
+def commit_quickly(cursor: Cursor) -> None:
+    """Let the commit of this transaction return before it is on disk: within a second it will be.
+
+    Everybody sees at once what was committed. When the server crashes before, it is as if the transaction
+    had not been, and nothing that was committed behind it has been either. So it is for those who, when the
+    connection is lost, go on from what is there, and have told nobody but the database.
+    """
+    cursor.execute("SET LOCAL synchronous_commit = off")
 
 
 @contextmanager
@@ -247,17 +258,27 @@ def reserve_ids(cursor: Cursor, count: int) -> Sequence[int]:
     """Ids for new nodes, in growing order, in one statement (two when others take ids at the same moment)."""
     if count <= 0:
         return range(0)
+    return _reserved(cursor, count)[0]
+
+
+def reserve_ids_and_time(cursor: Cursor, count: int) -> tuple[Sequence[int], datetime]:
+    """The same, and when the transaction began: the ctime and mtime that its nodes get."""
+    return _reserved(cursor, count)
+
+
+def _reserved(cursor: Cursor, count: int) -> tuple[Sequence[int], datetime]:
     cursor.execute(
-        "SELECT min(id), max(id) FROM (SELECT nextval('node_id') AS id FROM generate_series(1, %s)) AS taken",
+        "SELECT min(id), max(id), now()"
+        " FROM (SELECT nextval('node_id') AS id FROM generate_series(1, %s)) AS taken",
         (count,),
     )
-    first, last = cursor.fetchone() or (0, 0)
+    first, last, now = cursor.fetchone() or (0, 0, None)
     if last - first + 1 == count:
-        return range(first, last + 1)
+        return range(first, last + 1), now
     # Others took ids in between. Gaps cost nothing, so these are let go.
     cursor.execute("SELECT array_agg(nextval('node_id')) FROM generate_series(1, %s)", (count,))
     (ids,) = cursor.fetchone() or ([],)
-    return list(ids)
+    return list(ids), now
 
 
 def uuid7s(count: int, *, at_s: float | None = None) -> list[str]:

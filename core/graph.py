@@ -8,7 +8,7 @@ from operator import lt
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from grange.core.database import copy_rows, reserve_ids, translated, uuid7s
+from grange.core.database import copy_rows, reserve_ids_and_time, translated, uuid7s
 from grange.core.errors import InputInvalid, LinkInvalid, NotFound
 from grange.core.files import check_files
 from grange.core.json_value import encoded, for_database
@@ -30,9 +30,6 @@ from grange.repository.repository import Repository
 
 if TYPE_CHECKING:
     from psycopg2.extensions import cursor as Cursor  # noqa: N812
-
-# When the transaction began: the ctime and mtime that its nodes get.
-_NOW = "SELECT now()"
 
 # Nodes by id.
 _BY_ID = f"SELECT {LOADED} FROM node WHERE id = ANY (%s::bigint[])"  # noqa: S608
@@ -165,9 +162,7 @@ def _name(cursor: Cursor, nodes: Sequence[Node], user_id: int) -> None:
     if not nodes:
         return
     with translated():
-        ids = reserve_ids(cursor, len(nodes))
-        cursor.execute(_NOW)
-        now = (cursor.fetchone() or (None,))[0]
+        ids, now = reserve_ids_and_time(cursor, len(nodes))
     for node, node_id, uuid in zip(nodes, ids, uuid7s(len(nodes)), strict=True):
         node.id = node_id
         node.uuid = uuid

@@ -21,7 +21,8 @@ from greenlet import getcurrent
 
 from grange.core import process as rows
 from grange.core import workflow_rows
-from grange.core.database import is_lost
+from grange.core.calcfunction import Ran
+from grange.core.database import commit_quickly, is_lost
 from grange.core.equal_rows import find_reusable
 from grange.core.errors import DatabaseUnavailable, InputInvalid, LinkInvalid
 from grange.core.future import Future
@@ -30,6 +31,7 @@ from grange.core.known_recipes import KnownRecipes
 from grange.core.link import Link, LinkType
 from grange.core.live_frame import (
     AtCache,
+    AtFlush,
     AtOutputs,
     AtPage,
     AtPause,
@@ -489,9 +491,12 @@ class Hub:
         new: list[Node] = []
         try:
             with self.profile.transaction_as(self._worker_id) as cursor:
-                touched = {frame.process_id for frame in frames}
+                touched = {frame.process_id for frame in frames if not _only_adds(frame)}
                 touched |= {frame.parent_id for frame in ended if frame.parent_id is not None}
-                rows.lock(cursor, touched)
+                if touched:
+                    rows.lock(cursor, touched)
+                else:
+                    commit_quickly(cursor)
                 news: set[str] = set()
                 closed: set[int] = set()
                 if pending:
@@ -694,6 +699,17 @@ def _asked_after(frame: LiveFrame) -> list[int]:
         ids.update(dict.fromkeys(islice(frame.open, LOOKED_AT)))
         return list(ids)
     return list(islice(frame.open, LOOKED_AT))
+
+
+def _only_adds(frame: LiveFrame) -> bool:
+    """Whether its code goes on at once, and made but calls that have ended: its own row stays as it is."""
+    return (
+        frame.outcome is None
+        and frame.differs is None
+        and not frame.let_go
+        and isinstance(frame.stop, AtFlush)
+        and all(isinstance(one.what, Ran) for one in frame.pending)
+    )
 
 
 def _end_of(frame: LiveFrame) -> End:

@@ -100,7 +100,7 @@ def submitting(bed: Bed, quick: bool) -> Figures:
 
 
 def statements(bed: Bed, quick: bool) -> Figures:
-    """SQL statements a process, from submitting 1,000 to their end: of all connections, by the server's log."""
+    """SQL statements a process, from submitting 1,000 to their end: all connections, by the server's log."""
     found = {}
     for what, runnable in (("workflows", steps.leaf), ("calculations", steps.plus)):
         with bed.place(counted=True) as place:
@@ -118,7 +118,7 @@ def statements(bed: Bed, quick: bool) -> Figures:
 
 
 def latency(bed: Bed, quick: bool) -> Figures:
-    """Milliseconds from the end of a child, run by another process, to the start of the parent's next step."""
+    """Milliseconds from the end of a child, run elsewhere, to the start of the parent's next step."""
     found: Figures = {}
     rounds = 10 if quick else 50
     for what, runnable in (("another_worker", steps.relay), ("the_farm", steps.relay_by_farm)):
@@ -253,7 +253,7 @@ def waiting_parents(bed: Bed, quick: bool) -> Figures:
 
     Then the farm is there: how fast the parents end.
     """
-    parents, children = (2000, 500) if quick else (100_000, 10_000)
+    parents, children = (int(os.environ.get("PARENTS", 2000)), int(os.environ.get("CHILDREN", 1000))) if quick else (100_000, 10_000)
 
     def run_children(place: Place) -> float:
         began = time.perf_counter()
