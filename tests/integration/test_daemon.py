@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -140,6 +141,32 @@ def test_of_several_that_start_at_once_one_becomes_the_daemon(client: DaemonClie
     assert all("runs already" in stderr for (_, stderr), status in said if status)
     with client.profile.transaction() as cursor:
         assert len(daemon_rows.find_alive(cursor)) == 1
+
+
+def test_becoming_the_daemon_is_for_one(profile: Profile) -> None:
+    """Two sessions that try it at the same moment, again and again: one of them it is, never both or none."""
+    begin, done = threading.Barrier(2, timeout=PATIENCE_S), threading.Barrier(2, timeout=PATIENCE_S)
+    became: list[list[int]] = [[], []]
+
+    def try_it(number: int) -> None:
+        with open_profile(profile.home) as own:
+            for _ in range(40):
+                begin.wait()
+                id_ = 0
+                with suppress(DaemonException):
+                    id_ = daemon_rows.register(own.connection, "/a/home", 0)
+                became[number].append(id_)
+                done.wait()
+                if id_:
+                    with own.transaction() as cursor:
+                        daemon_rows.note_stopped(cursor, id_)
+
+    threads = [threading.Thread(target=try_it, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [bool(one) + bool(other) for one, other in zip(*became, strict=True)] == [1] * 40
 
 
 def test_it_begins_anew_in_the_same_process(client: DaemonClient) -> None:
