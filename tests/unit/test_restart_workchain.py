@@ -116,6 +116,7 @@ def test_it_may_pause_there_and_begin_to_count_anew() -> None:
     end = restarted(frame, steps=1, needed=16, inputs={"max_iterations": 2, "pause_on_max_iterations": True})
     assert (status(end), frame.ran) == (0, 5)
     assert len(frame.record.pauses) == 2
+    assert [call.link_label for call in frame.record.calls] == [f"iteration_0{n}" for n in range(1, 6)]
     assert f"grange process play {frame.process_id}" in frame.record.pauses[0]
 
 
@@ -214,8 +215,10 @@ def test_a_handler_may_find_it_well_enough() -> None:
             return ProcessHandlerReport(True)
 
     frame = MemoryFrame()
-    assert status(restarted(frame, cls=Lenient, steps=3, end="memory")) == 0
+    inputs = {"max_iterations": 1}
+    assert status(restarted(frame, cls=Lenient, steps=3, end="memory", inputs=inputs)) == 0
     assert frame.ran == 1
+    assert not any("again" in message for message in reports(frame))
 
 
 def test_handlers_are_inherited_and_overridden() -> None:
