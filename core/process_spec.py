@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from grange.core.attribute_dict import AttributeDict, nested
@@ -10,6 +10,7 @@ from grange.core.calcjob import CalcJob
 from grange.core.call_metadata import METADATA, metadata_ports
 from grange.core.errors import InputInvalid
 from grange.core.exit_code import ExitCode
+from grange.core.exit_codes import ExitCodes
 from grange.core.job_recipe import RETRIEVED
 from grange.core.outline import Instruction, Outline, Step
 from grange.core.port import Ports, ports_of_class, ports_of_function
@@ -18,41 +19,6 @@ from grange.core.spec_port import PortNamespace, SpecPort
 
 #: Whose ports can be exposed: a WorkChain or CalcJob class, a ShellJob, or a function of any kind.
 Exposable = Any
-
-
-class ExitCodes(Mapping[str, ExitCode]):
-    """Exit codes by label, also as attributes; called with a status, the exit code that has it."""
-
-    def __init__(self, codes: Mapping[str, ExitCode]) -> None:
-        self._codes = codes
-
-    def __getitem__(self, label: str) -> ExitCode:
-        return self._codes[label]
-
-    def __getattr__(self, label: str) -> ExitCode:
-        if label.startswith("_"):
-            raise AttributeError(label)
-        try:
-            return self._codes[label]
-        except KeyError:
-            there = ", ".join(self._codes) or "none"
-            raise AttributeError(f"there is no exit code {label!r}; there are: {there}") from None
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._codes)
-
-    def __len__(self) -> int:
-        return len(self._codes)
-
-    def __call__(self, status: int) -> ExitCode:
-        """The exit code of a status. Errors: KeyError."""
-        for code in self._codes.values():
-            if code.status == status:
-                return code
-        raise KeyError(status)
-
-    def __repr__(self) -> str:
-        return f"ExitCodes({', '.join(f'{code.status} {label}' for label, code in self._codes.items())})"
 
 
 class ProcessSpec:

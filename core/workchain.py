@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from grange.core.attribute_dict import AttributeDict
 from grange.core.call_metadata import asked
 from grange.core.errors import InputInvalid
+from grange.core.exit_codes import ExitCodes
 from grange.core.exit_status import OUTPUT_INVALID, OUTPUT_MISSING, UNSPECIFIED
 from grange.core.node import Data
 from grange.core.process_builder import ProcessBuilder
-from grange.core.process_spec import ExitCodes, Exposable, ProcessSpec
+from grange.core.process_spec import Exposable, ProcessSpec
 from grange.core.spec_port import SEPARATOR
 from grange.core.workchain_context import put_into
 from grange.core.workchain_recipe import WorkChainRecipe
