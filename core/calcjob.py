@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from grange.core.command import Command
 from grange.core.errors import InputInvalid
 from grange.core.exit_code import ExitCode
+from grange.core.exit_codes import ExitCodes, ExitCodesOfClass
 from grange.core.exit_status import FIRST_OWN
 from grange.core.output_files import OutputFiles
 from grange.farm.monitor import Monitor
@@ -56,6 +57,9 @@ class CalcJob:
     caching: ClassVar[bool] = True
     parse_failed: ClassVar[bool] = False
     monitors: ClassVar[Sequence[Monitor]] = ()
+
+    #: Its exit codes, and those of every job with AiiDA's labels, for whoever looks at what became of it.
+    exit_codes: ClassVar[ExitCodes] = ExitCodesOfClass()  # type: ignore[assignment]  # gives them
 
     inputs: SimpleNamespace
 
