@@ -8,11 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grange.core import exit_status
 from grange.core.calcfunction import calcfunction
 from grange.core.calcjob import CalcJob
 from grange.core.data import Dict, Float, Int, List, Str, Structure
 from grange.core.errors import InputInvalid, InputMissing
 from grange.core.exit_code import ExitCode
+from grange.core.exit_codes import OF_JOBS
+from grange.core.exit_status import OUT_OF_MEMORY
 from grange.core.node import Data
 from grange.core.outline import if_, return_, while_
 from grange.core.process_spec import ProcessSpec, inputs_of, outputs_of
@@ -30,6 +33,8 @@ class Energy(CalcJob):
     class Outputs:
         energy: float
         forces: list[float] | None = None
+
+    COLD = ExitCode(311, "too cold")
 
 
 class Relax(WorkChain):
@@ -399,6 +404,20 @@ def test_exit_codes_that_cannot_be(wrong: Any) -> None:
     made.exit_code(310, "ERROR_COLD", "cold")
     with pytest.raises(InputInvalid):
         made.exit_code(*wrong)
+
+
+def test_exit_codes_of_a_job_are_its_own_and_those_of_every_job() -> None:
+    class Derived(Energy):
+        COLD = ExitCode(311, "colder")
+        WET = ExitCode(312, "wet")
+
+    codes = Energy.exit_codes
+    assert codes.COLD == Energy.COLD
+    assert (codes.ERROR_SCHEDULER_OUT_OF_WALLTIME.status, codes(110)) == (120, OUT_OF_MEMORY)
+    assert (Derived().exit_codes.COLD.message, Derived.exit_codes(312)) == ("colder", Derived.WET)
+    assert "WET" not in codes
+    given_ = [code for code in vars(exit_status).values() if isinstance(code, ExitCode)]
+    assert set(OF_JOBS.values()) == set(given_) - {exit_status.CALL_FAILED}
 
 
 def test_an_exit_code_of_the_class_is_known_without_running_it() -> None:
