@@ -38,8 +38,9 @@ from grange.core.supervision import Ask, Kill, Part, Start, Supervision
 from grange.core.wakeups import Wakeups
 from grange.core.worker import DISPATCHER, free_dead
 
-#: Seconds between two looks at what is wanted, when nobody notifies; between looks for dead ones.
-LOOK_S = 1.0
+#: Seconds between two looks at what is wanted, when nobody notifies, and when many do; between looks for
+#: dead ones.
+LOOK_S, SHORTEST_S = 1.0, 0.04
 SWEEP_S = 5.0
 #: Seconds between looks for queues that have something to run, however often somebody notifies.
 QUEUES_S = 0.2
@@ -77,7 +78,7 @@ class Supervisor:
         self._end: End | None = None
         self._away = False
         self._locked = False
-        self._sweep_at_s = self._queues_at_s = self._away_until_s = 0.0
+        self._looked_s = self._sweep_at_s = self._queues_at_s = self._away_until_s = 0.0
         self._orphans: dict[int, float] = {}
 
     def begin(self) -> None:
@@ -130,7 +131,7 @@ class Supervisor:
 
     def _look(self) -> None:
         """See what people want and what there is to run; without a database everything stays as it is."""
-        now_s = time.monotonic()
+        now_s = self._looked_s = time.monotonic()
         if now_s < self._away_until_s:
             return
         try:
@@ -318,6 +319,8 @@ class Supervisor:
             if not self._away:
                 with suppress(DatabaseUnavailable):
                     if self._is_news(self._wakeups.wait(0.0)):
+                        # Many who notify at once are answered by one look.
+                        time.sleep(max(0.0, self._looked_s + SHORTEST_S - time.monotonic()))
                         return
                     poll.register(self._profile.connection.fileno(), select.POLLIN)
             ready = poll.poll(left_s * 1000)
@@ -325,11 +328,14 @@ class Supervisor:
                 self._deaths.clear()
                 return
             if ready:
-                # Much of the news is none to us: many at once cost as much as one.
-                time.sleep(0.02)
+                time.sleep(SHORTEST_S / 2)  # most of the news is none to us
 
     def _is_news(self, news: set[str] | None) -> bool:
-        return news is None or any(one == "control" or one.startswith("queue:") for one in news)
+        """Whether that changes what is to be done: wishes, or a queue that has no dispatcher yet."""
+        if news is None or "control" in news:
+            return True
+        queues = {one.removeprefix("queue:") for one in news if one.startswith("queue:")}
+        return not queues <= {str(id_) for id_ in self._queues}
 
 
 class _Deaths:

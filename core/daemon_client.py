@@ -148,7 +148,9 @@ class DaemonClient:
         with self.profile.transaction() as cursor:
             daemon_rows.ask_to_stop(cursor, [found.id])
         if wait:
-            self._wait_until(lambda: self._is_gone(found.id), deadline_s, "the daemon to stop")
+            self._wait_until(
+                lambda: self._is_gone(found.id), deadline_s, f"the daemon to stop (process {found.pid})"
+            )
 
     def restart_daemon(
         self, number_workers: int | None = None, *, wait: bool = True, timeout: float | None = None
@@ -271,7 +273,7 @@ class DaemonClient:
         while not is_so():
             if time.monotonic() >= deadline_s:
                 raise DaemonTimeoutException(
-                    f"waited too long for {what}, it may come yet; {self.daemon_log_file} says how far it is"
+                    f"waited too long for {what}; it may come yet, {self.daemon_log_file} says how far it is"
                 )
             time.sleep(pause_s)
             pause_s = min(pause_s * 1.5, 0.25)

@@ -100,6 +100,7 @@ def test_it_starts_changes_and_stops(client: DaemonClient, profile: Profile) -> 
     assert pid is not None
     assert pid == status.daemon.pid
     assert lives(pid)
+    assert os.getsid(pid) != os.getsid(0)  # a terminal that is closed does not end it
     assert [part.role for part in status.workers] == ["worker", "worker"]
     first = worker_pids(client)
     assert all(map(lives, first))
@@ -294,7 +295,7 @@ def test_waiting_too_long_says_so(client: DaemonClient) -> None:
     os.kill(pid, signal.SIGSTOP)
     try:
         with pytest.raises(
-            DaemonTimeoutException, match=r"waited too long for the daemon to stop.*daemon\.log"
+            DaemonTimeoutException, match=rf"waited too long for .* \(process {pid}\).*daemon\.log"
         ):
             client.stop_daemon(timeout=0.1)
         client.stop_daemon(wait=False)
