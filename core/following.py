@@ -170,4 +170,5 @@ def _end(process: Follower, source: Source) -> End:
         peak_memory_mb=None,
         host=None,
         parent_id=process.parent_id,
+        cached_from=source.node_id,
     )

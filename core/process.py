@@ -61,7 +61,8 @@ class End:
     """What became of an attempt of a process. Units: seconds since the epoch, seconds, mebibytes.
 
     parent_id: the workflow that called it, where that is known: its row is then locked first.
-    invalidates_cache: it must not answer equal processes, though it has finished.
+    invalidates_cache: it must not answer equal processes, though it has finished. cached_from: the equal one
+    that has answered it.
     """
 
     node_id: int
@@ -76,6 +77,7 @@ class End:
     host: str | None
     parent_id: int | None = None
     invalidates_cache: bool = False
+    cached_from: int | None = None
 
     @classmethod
     def killed(cls, node_id: int, attempt: int, message: str, parent_id: int | None = None) -> End:
@@ -209,11 +211,11 @@ def end(cursor: Any, ends: Sequence[End]) -> set[int]:
             finished_at = coalesce(to_timestamp(e.started_at + e.wall_s), now()),
             wall_s = e.wall_s, cpu_s = e.cpu_s, peak_memory_mb = e.peak_memory_mb, host = e.host,
             valid_cache = p.valid_cache AND NOT e.invalidates,
-            cached_from = CASE WHEN e.state = 'finished' THEN p.cached_from END
+            cached_from = e.cached_from
         FROM unnest(%s::bigint[], %s::int[], %s::text[], %s::int[], %s::text[], %s::float8[], %s::float8[],
-                    %s::float8[], %s::float8[], %s::text[], %s::bool[])
+                    %s::float8[], %s::float8[], %s::text[], %s::bool[], %s::bigint[])
              AS e (id, attempt, state, exit_status, message, started_at, wall_s, cpu_s, peak_memory_mb, host,
-                   invalidates)
+                   invalidates, cached_from)
         WHERE p.node_id = e.id AND p.attempt = e.attempt AND p.state IN ('created', 'waiting', 'running')
         RETURNING p.node_id, p.parent_id, p.campaign_id
         """,
@@ -229,6 +231,7 @@ def end(cursor: Any, ends: Sequence[End]) -> set[int]:
             [e.peak_memory_mb for e in ends],
             [e.host for e in ends],
             [e.invalidates_cache for e in ends],
+            [e.cached_from for e in ends],
         ),
     )
     ended = cursor.fetchall()
@@ -425,6 +428,7 @@ def count_backlog(cursor: Any, computer: str) -> int:
         SELECT count(*) FROM process p JOIN "group" g ON g.id = p.queue_id
         WHERE g.type_string IN ('campaign', 'queue') AND g.extras->>'executor' = %s AND NOT p.workflow
           AND p.state IN ('created', 'waiting', 'running') AND NOT p.paused AND NOT p.to_kill
+          AND p.cached_from IS NULL
         """,
         (computer,),
     )
