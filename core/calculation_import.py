@@ -317,6 +317,7 @@ class _Import:
         """Record these in one transaction; the process of each, in order."""
         profile, recipe, calls = self._profile, self._recipe, self._calls
         attributes = [self._attributes(one) for one in taken]
+        shared = calls.caching is not Caching.PRIVATE
         new: list[Node] = []
         with _forgotten(new), profile.transaction() as cursor:
             known = find_imported(cursor, {one.call.key for one in taken})
@@ -362,7 +363,7 @@ class _Import:
                     NewProcess(
                         _id(node), recipe.label, one.call.key, None, None, one.conclusion.state, 1, None,
                         one.conclusion.exit_status, one.conclusion.message or None,
-                        valid_cache=calls.caching is not Caching.PRIVATE,
+                        valid_cache=shared and not one.conclusion.invalidates_cache,
                     )
                     for (one, _), node in zip(fresh, nodes, strict=True)
                 ],

@@ -28,7 +28,7 @@ from grange.core.exit_status import (
     exit_code_of,
 )
 from grange.core.fingerprint import fingerprint
-from grange.core.monitor import described
+from grange.core.monitor import checked_monitors, described
 from grange.core.node import CalcJobNode, Data, ProcessNode
 from grange.core.output_files import OutputFiles
 from grange.core.port import Ports, checked_name, port_of, ports_of_class
@@ -75,6 +75,7 @@ class JobRecipe:
         for name in self.promised:
             if name in _OWN_OUTPUTS:
                 raise InputInvalid(f"{self.label}: Outputs", name, _OTHER_NAME)
+        self._monitors = checked_monitors(job_class.monitors, f"{self.label}: monitors")
         self.fingerprint = fingerprint(job_class)
         files = {}
         shipped = ship(job_class)
@@ -110,10 +111,9 @@ class JobRecipe:
 
     def _monitored(self, command: Command) -> Command:
         """The command with the monitors of its class, too."""
-        monitors = self.job_class.monitors
-        if not monitors or not isinstance(command, Command):
+        if not self._monitors or not isinstance(command, Command):
             return command
-        return replace(command, monitors=(*command.monitors, *monitors))
+        return replace(command, monitors=(*command.monitors, *self._monitors))
 
     def draft(self, values: Mapping[str, object]) -> Draft:
         command = checked(self._monitored(self.prepared(values)), self.label)

@@ -205,6 +205,7 @@ class ShellRecipe(JobRecipe):
     def __init__(self, job: ShellJob) -> None:
         self._job = job
         self.job_class = ShellJob
+        self._monitors = ()  # its commands have its own
         self.label = job.label
         self.caching = declared_caching(job)
         self.process_type = "grange.core.shell_job.ShellJob"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -185,3 +187,43 @@ def test_monitors_of_short_programs_are_never_asked(executor: Executor, tmp_path
     result = run(executor, *(shell(f"t{n}", "echo 1", monitors=(monitor,)) for n in range(50)))
     assert {one.outcome for one in result.results.values()} == {"finished"}
     assert not asked.exists()
+
+
+def lookouts(spool: Path) -> list[int]:
+    """The processes that look at files for monitors of this spool."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            words = folder.joinpath("cmdline").read_bytes().split(b"\0")
+            if any(b"lookout.main" in word for word in words) and os.fsencode(spool) in b" ".join(words):
+                found.append(int(folder.name))
+    return found
+
+
+@pytest.mark.parametrize("kind", ["local"], indirect=True)
+def test_a_lookout_ends_with_its_runner_however_that_ends(tmp_path: Path, kind: str) -> None:
+    spool, asked = tmp_path / "spool", tmp_path / "asked"
+
+    def hangs(text: str) -> None:
+        with asked.open("a") as file:
+            file.write("x")
+        time.sleep(308)
+
+    with make(kind, spool) as executor:
+        monitor = Monitor("stdout.txt", ship(hangs), every_s=0.1, timeout_s=600.0)
+        executor.submit(Batch((shell("a", f"echo begun; sleep 309.{TAG}", monitors=(monitor,)),)))
+        for tries in (1, 2):
+            wait_until(
+                lambda n=tries: not executor.poll(0.05) and asked.exists() and len(asked.read_text()) == n, 30
+            )
+            [lookout] = lookouts(spool)
+            fields = Path(f"/proc/{lookout}/stat").read_text().rpartition(")")[2].split()
+            if tries == 1:
+                os.kill(int(fields[1]), signal.SIGKILL)
+                wait_until(lambda pid=lookout: not executor.poll(0.05) and pid not in lookouts(spool), 30)
+            else:
+                executor.cancel(["a"])
+                assert drain(executor).results["a"].outcome == "cancelled"
+        wait_until(lambda: not lookouts(spool), 30)
+    assert processes_of(spool) == []
+    assert not running(f"sleep 309.{TAG}")

@@ -254,6 +254,17 @@ def test_bad_monitors_are_refused(monitor: Any, said: str) -> None:
         gr.ShellJob("ls", monitors=monitor)
 
 
+def test_bad_monitors_of_a_class_are_refused_when_it_is_mapped(profile: Profile) -> None:
+    class Job(gr.CalcJob):
+        monitors = (gr.Monitor("log", "(a"),)
+
+        def prepare(self, inputs: Any) -> gr.Command:
+            return gr.Command(["ls"])
+
+    with pytest.raises(gr.GrangeError, match=r"Job: monitors\[0\]: look: expected a regular expression"):
+        gr.Campaign("bad", profile).map(Job)
+
+
 @pytest.mark.parametrize(
     ("stash", "said"),
     [
