@@ -76,6 +76,10 @@ class Frame(Protocol):
         """Write a line into the log of the process."""
         ...
 
+    def let_others(self) -> None:
+        """Let other workflows go on for a while, and whoever wants this one to be paused or killed."""
+        ...
+
     def pause(self, reason: str) -> None:
         """Pause the process here: it goes on behind this line when somebody plays it."""
         ...

@@ -483,6 +483,10 @@ class LiveFrame:
         if self._reported > self.recorded_reports:
             self.reports.append((self._reported, level, message))
 
+    def let_others(self) -> None:
+        """Frame.let_others"""
+        self._stop(AtFlush())
+
     def pause(self, reason: str) -> None:
         """Frame.pause"""
         before = len(self.decisions)

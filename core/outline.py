@@ -127,7 +127,12 @@ class While(Instruction):
 
     def steps(self, chain: Any) -> Iterator[Step]:
         while self._condition(chain):
-            yield from self._body.steps(chain)
+            empty = True
+            for step in self._body.steps(chain):
+                empty = False
+                yield step
+            if empty:  # the caller has to have its say in each round
+                yield _nothing
 
     def described(self) -> str:
         return f"while {name_of(self._condition)}:\n{_indented(self._body.described())}"
@@ -153,6 +158,10 @@ class Return(Instruction):
     def described(self) -> str:
         status = self._returned.status if isinstance(self._returned, ExitCode) else self._returned
         return "return" if status is None else f"return {status}"
+
+
+def _nothing(chain: Any) -> None:
+    """A step of a round in which no step is taken."""
 
 
 def if_(condition: Condition) -> _Open:

@@ -26,6 +26,9 @@ SOURCE_FILE = "source_file"
 PICKLE_FILE = "workchain.pickle"
 #: Of a process: what it was given that is no data, nested by port; AiiDA's name.
 SETTINGS = "metadata_inputs"
+#: After so many steps others have their turn, so that one which goes in circles stops nobody, and can be
+#: killed.
+ALONE = 1000
 
 
 class WorkChainRecipe:
@@ -71,6 +74,7 @@ class WorkChainRecipe:
 def _take_steps(chain: WorkChain) -> ExitCode | None:
     """Take one step after the other, waiting for what each has submitted."""
     running = chain._grange_running
+    alone = 0
     try:
         for step in chain.spec().get_outline().steps(chain):
             try:
@@ -84,6 +88,10 @@ def _take_steps(chain: WorkChain) -> ExitCode | None:
                 raise
             if code is not None:
                 return code
+            alone += 1
+            if alone == ALONE:
+                alone = 0
+                running.frame.let_others()
             if running.awaited:
                 awaited, running.awaited = running.awaited, []
                 running.frame.wait(awaited)

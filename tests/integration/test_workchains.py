@@ -247,6 +247,31 @@ def test_a_class_of_a_script_is_run_by_a_worker_that_has_it_from_the_record(prof
     assert outputs == [("70",)]
 
 
+def test_one_that_goes_in_circles_stops_nobody_and_can_be_killed(profile: Profile) -> None:
+    class Circle(gr.WorkChain):
+        @classmethod
+        def define(cls, spec: Any) -> None:
+            super().define(spec)
+            spec.outline(gr.while_(cls.always)(cls.nothing))
+
+        def always(self) -> bool:
+            return True
+
+        def nothing(self) -> None: ...
+
+    process_id = gr.submit(Circle, profile=profile).id
+    other_id = gr.submit(chains.MultiplyAdd, profile=profile, x=1, y=2).id
+    with site.another(profile) as own:
+        hub = Hub(own)
+        while not site.ended(profile, [other_id]):
+            hub.step(0.0)
+        assert not site.ended(profile, [process_id])
+        process_control.kill(profile, [process_id])
+        while not site.ended(profile, [process_id]):
+            hub.step(0.0)
+    assert rows_of(profile, "SELECT state::text FROM process WHERE node_id = %s", process_id) == [("killed",)]
+
+
 def test_a_pause_for_inspection_is_played(profile: Profile) -> None:
     process_id = gr.submit(
         chains.Restarted,

@@ -128,6 +128,9 @@ class MemoryFrame:
             self.record.reports.append((level, message))
         self._next_report += 1
 
+    def let_others(self) -> None:
+        self.waits.append(0)
+
     def pause(self, reason: str) -> None:
         if self._next_pause == len(self.record.pauses):
             self.record.pauses.append(reason)

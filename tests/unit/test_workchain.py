@@ -195,6 +195,23 @@ def test_a_loop_counts_in_ctx() -> None:
     assert frame.ran == 4
 
 
+@pytest.mark.parametrize("body", [if_(lambda self: False)(lambda self: None), lambda self: None])
+def test_one_that_goes_in_circles_lets_others_have_their_turn(body: Any) -> None:
+    class Circle(WorkChain):
+        @classmethod
+        def define(cls, spec: ProcessSpec) -> None:
+            super().define(spec)
+            spec.outline(while_(cls.goes_on)(body))
+
+        def goes_on(self) -> bool:
+            self.ctx.rounds = self.ctx.get("rounds", 0) + 1
+            return bool(self.ctx.rounds < 3500)
+
+    frame = MemoryFrame()
+    run(Circle, frame=frame)
+    assert frame.waits == [0, 0, 0]
+
+
 class Branching(WorkChain):
     @classmethod
     def define(cls, spec: ProcessSpec) -> None:
