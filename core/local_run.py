@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from grange.core import process as rows
 from grange.core.client_waiter import ClientWaiter, future_of
@@ -16,6 +17,7 @@ from grange.core.future import Future
 from grange.core.hub import Hub
 from grange.core.pending_call import FarmCall, PendingCall, record_now
 from grange.core.profile import Profile
+from grange.core.profile_lock import working
 from grange.core.progress_bar import progress_bar
 from grange.core.transition import ENDED, State
 
@@ -113,18 +115,23 @@ def run_campaign_here(
 
 
 class _Running:
-    """A hub, and dispatchers for the queues that it hands calculations to."""
+    """A hub, and dispatchers for the queues that it hands calculations to; shares the lock of the profile."""
 
     def __init__(self, profile: Profile) -> None:
         self._waiter = ClientWaiter(profile)
+        self._working = working(profile)
         self.dispatchers = DispatcherThreads(profile)
         self.hub = Hub(profile, alone=True, on_queues=self.dispatchers.serve)
 
     def __enter__(self) -> _Running:
+        self._working.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.dispatchers.close()
+    def __exit__(self, *error: Any) -> None:
+        try:
+            self.dispatchers.close()
+        finally:
+            self._working.__exit__(*error)
 
     def until_ended(self, futures: Sequence[Future], *, progress: bool) -> None:
         """Work until these have ended."""

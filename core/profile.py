@@ -9,7 +9,7 @@ import atexit
 import os
 import stat
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,6 +74,8 @@ class Profile:
         #: The campaigns and queues that this profile's connection holds.
         self.held: set[int] = set()
         self._repository: Repository | None = None
+        #: Told of each connection that is made in place of one that was lost.
+        self.on_renewal: list[Callable[[Connection], None]] = []
         #: How patient it is with an object store that does not answer, and who is told.
         self.retries = Retries()
 
@@ -122,6 +124,8 @@ class Profile:
         if not self.held and database.is_lost(self._connection):
             self._worker_id = self._repository = None  # their locks went with the connection
             self._connection = _connect(self)
+            for tell in tuple(self.on_renewal):
+                tell(self._connection)
         return self._connection
 
     @contextmanager

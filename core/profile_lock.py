@@ -27,6 +27,7 @@ PROFILE_LOCK = 0x67_72_61_31
 #: Seconds between two looks.
 LOOK_S = 1.0
 
+_SHARE = "SELECT pg_advisory_lock_shared(%s, 0)"
 # Sessions that share the lock, but for our own, and the workers that they are.
 _AT_WORK = """
 SELECT worker.host, worker.pid, worker.role, worker.started_at, held.pid
@@ -189,26 +190,36 @@ class Share:
 def working(profile: Profile) -> Iterator[None]:
     """Share the lock of the profile while the block works: a run of a campaign in a script. May be nested.
 
-    Not inside a transaction.
+    Where its session is lost and made anew, it still works, and the share is taken anew, whoever has locked
+    the profile meanwhile. Not inside a transaction.
     Errors: ProfileLocked, which says why and by whom.
     """
-    connection = profile.connection
-    with connection.turn:
-        locked = _taken(connection)
+    session = profile.connection
+    with session.turn:
+        locked = _taken(session)
     if locked is not None:
         raise ProfileLocked(f"the profile is {locked}")
+
+    def take_again(renewed: Connection) -> None:
+        nonlocal session
+        session = renewed
+        with transaction(renewed) as cursor:
+            cursor.execute(_SHARE, (PROFILE_LOCK,))
+
+    profile.on_renewal.append(take_again)
     try:
         yield
     finally:
-        if not connection.closed:
-            _let_go(connection)
+        profile.on_renewal.remove(take_again)
+        if not session.closed:
+            _let_go(session)
 
 
 def _taken(connection: Connection) -> ProfileLock | None:
     """Take a share unless the profile is locked. Two statements, so that the second sees what was committed
     before the first was through."""
     with transaction(connection) as cursor:
-        cursor.execute("SELECT pg_advisory_lock_shared(%s, 0)", (PROFILE_LOCK,))
+        cursor.execute(_SHARE, (PROFILE_LOCK,))
         found = find(cursor)
         if found is not None:
             cursor.execute("SELECT pg_advisory_unlock_shared(%s, 0)", (PROFILE_LOCK,))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+import grange as gr
 from grange.core import profile_lock
 from grange.core.errors import ProfileLocked
 from grange.core.profile import Profile, open_profile
@@ -120,6 +121,33 @@ def test_a_share_outlives_its_session(profile: Profile, other: Profile) -> None:
     end_session(other)
     lock(profile)
     assert share.is_wanted()  # also where a look was not due yet
+    assert wait_until_idle(profile, 0.0) == []
+
+
+def test_a_script_whose_session_was_lost_is_waited_for_all_the_same(profile: Profile, other: Profile) -> None:
+    with working(other):
+        end_session(other)
+        lock(profile)
+        with other.transaction() as cursor:  # it goes on
+            cursor.execute("SELECT")
+        assert len(wait_until_idle(profile, 0.0)) == 1
+    assert wait_until_idle(profile, 0.0) == []
+    assert other.on_renewal == []
+
+
+def test_running_a_process_is_refused(profile: Profile, other: Profile) -> None:
+    @gr.workflow
+    def nothing() -> None:
+        """Does nothing."""
+
+    lock(profile)
+    with pytest.raises(ProfileLocked, match="a new disk"):
+        gr.run(nothing, profile=other, progress=False)
+    with profile.transaction() as cursor:
+        cursor.execute("SELECT count(*) FROM process")
+        assert cursor.fetchone() == (0,)  # nothing was recorded either
+    unlock(profile)
+    gr.run(nothing, profile=other, progress=False)
     assert wait_until_idle(profile, 0.0) == []
 
 
