@@ -14,7 +14,8 @@ import farm_functions as functions
 import pytest
 from test_executor import KINDS, drain, make, processes_of, run, running, shell, wait_until
 
-from grange.farm import Batch, Executor, Resources, ShippedFunction, ship
+from grange.farm import Batch, CommandTask, Executor, Resources, ShippedFunction, ship
+from grange.farm.cluster_executor import ClusterExecutor
 from grange.farm.monitor import Monitor
 
 #: Fraction of the seconds that our sleeps take: it tells them from anybody else's.
@@ -90,6 +91,23 @@ def test_a_function_of_the_tail_stops_the_program(executor: Executor) -> None:
     assert {one.outcome for one in result.results.values()} == {"stopped"}
     assert int(result.results["value"].message.split()[0]) >= limit
     assert result.results["reference"].message == "the monitor stop_at_five of stdout.txt wants it"
+
+
+@pytest.mark.parametrize("kind", ["computer"], indirect=True)
+def test_functions_of_monitors_go_by_value_to_other_computers(executor: ClusterExecutor) -> None:
+    """This machine, used as another one, would find the module; a cluster does not."""
+    shipped = ship(functions.stop_at_five)
+    monitors = (Monitor("stdout.txt", shipped), Monitor("stdout.txt", "nan"))
+    tasks = [shell("a", "true", monitors=monitors), shell("b", "true", monitors=monitors), shell("c", "true")]
+    first, second, plain = executor._travelling(tasks)
+    assert isinstance(first, CommandTask)
+    assert isinstance(second, CommandTask)
+    look = first.monitors[0].look
+    assert isinstance(look, ShippedFunction)
+    assert look.pickle is not None
+    assert look is second.monitors[0].look
+    assert first.monitors[1:] == monitors[1:]
+    assert plain is tasks[2]
 
 
 def test_a_program_is_asked_to_stop_by_a_file_and_has_time_for_it(executor: Executor) -> None:
