@@ -10,12 +10,15 @@ from grange.core import workflow_rows
 from grange.core.future import Future
 from grange.core.graph import load
 from grange.core.node import Data
+from grange.core.process import ENDED_NEWS
 from grange.core.profile import Profile
 from grange.core.transition import State
 from grange.core.wakeups import Wakeups
 
 #: Seconds between looks where nobody tells of an end.
 LOOK_S = 0.5
+#: After a look it rests for so many times as long as that took.
+RESTS = 4
 #: So many ids in one question.
 ASKED = 10_000
 #: Seconds after which it is said that nobody is at work.
@@ -49,6 +52,7 @@ class ClientWaiter:
         if self._wakeups is None:
             self._wakeups = Wakeups(self._profile)
         while True:
+            looked_at = time.monotonic()
             left = [future for future in futures if not future.is_terminated]
             self.look(left)
             left = [future for future in left if not future.is_terminated]
@@ -61,7 +65,16 @@ class ClientWaiter:
             if not warned and until is None and now - began > NOBODY_AFTER_S:
                 warned = True
                 self._warn()
-            self._wakeups.wait(LOOK_S if until is None else min(LOOK_S, until - now))
+            self._hear(now, RESTS * (now - looked_at), LOOK_S if until is None else min(LOOK_S, until - now))
+
+    def _hear(self, now: float, rest_s: float, timeout_s: float) -> None:
+        """Wait until something has ended; rest before: looking at thousands must not slow down who works."""
+        assert self._wakeups is not None
+        time.sleep(min(rest_s, timeout_s))
+        while (left_s := now + timeout_s - time.monotonic()) > 0:
+            news = self._wakeups.wait(left_s)
+            if news is None or ENDED_NEWS in news:
+                return
 
     def look(self, futures: Sequence[Future]) -> None:
         """See which of these have ended."""
