@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from grange.core.postgres import Server, server_status, stop_server
 from grange.core.profile import Profile, open_profile
 from grange.core.queues import Queues
 
+_TICKS = os.sysconf("SC_CLK_TCK")
 #: Seconds for workers to begin.
 BEGIN_S = 60.0
 
@@ -42,6 +43,12 @@ class Place:
         with self.profile.transaction() as cursor:
             cursor.execute(statement, values)
             return list(cursor.fetchall())
+
+    def server_cpu_s(self) -> float:
+        """Seconds of CPU that the server has used, with all its processes."""
+        root = server_status(self.log.parent).pid or 0
+        children = [int(name) for name in os.listdir("/proc") if name.isdigit() and _of(int(name))[0] == root]
+        return cpu_s([root, *children]) + _of(root)[2]
 
     def count_processes(self) -> int:
         """How many processes are recorded."""
@@ -150,6 +157,21 @@ def open_bed() -> Iterator[Bed]:
     finally:
         stop_server(home / "postgres", force=True)
         shutil.rmtree(home, ignore_errors=True)
+
+
+def cpu_s(pids: Iterable[int]) -> float:
+    """Seconds of CPU that these processes have used, without their children."""
+    return sum(_of(pid)[1] for pid in pids)
+
+
+def _of(pid: int) -> tuple[int, float, float]:
+    """Parent; seconds of CPU, own and of children that are gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0, 0.0, 0.0
+    own, system, gone, gone_system = (int(field) / _TICKS for field in fields[11:15])
+    return int(fields[1]), own + system, gone + gone_system
 
 
 def _url(dsn: str) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from grange.core.profile import Profile
 
-#: One of so many processes is a workflow that waits, and one that is ready.
-WAITING, READY = 99, 198
+#: Of the newest tenth of the processes, one of so many is a workflow that waits, and one is ready.
+WAITING, READY = 9, 18
 
 # Ids begin above those that are there. One of three is a workflow, and the two behind it are its calls; a
 # tenth has a key. Without triggers: they would write two events for each.
@@ -29,9 +29,9 @@ SELECT n, state::process_state, 1, CASE WHEN n %% 10 = 1 THEN decode(md5(n::text
        CASE WHEN state IN ('finished', 'excepted') THEN now() - (%(last)s - n) * interval '1 second' END, 0.5,
        n %% 3 = 0, ready, CASE WHEN n %% 3 > 0 THEN n - n %% 3 END, CASE WHEN n %% 3 > 0 THEN n %% 3 END,
        CASE WHEN state = 'waiting' THEN 1 ELSE 0 END, CASE WHEN n %% 3 > 0 THEN 1 END
-FROM (SELECT n, CASE WHEN n %% %(waiting)s = 0 THEN 'waiting'
+FROM (SELECT n, CASE WHEN n > %(old)s AND n %% %(waiting)s = 0 THEN 'waiting'
                      WHEN n %% 500 = 1 THEN 'excepted' ELSE 'finished' END AS state,
-             n %% %(ready)s = 0 AS ready
+             n > %(old)s AND n %% %(ready)s = 0 AS ready
       FROM generate_series(%(first)s, %(last)s) AS n) AS made
 """
 
@@ -46,6 +46,7 @@ def fill(profile: Profile, count: int) -> None:
         values = {
             "first": first,
             "last": first + count - 1,
+            "old": first + count * 9 // 10,
             "user": user_id,
             "ready": READY,
             "waiting": WAITING,

@@ -23,7 +23,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 
 import steps  # noqa: E402 – it lies beside this file
-from bed import Bed, Place, memory_mb, open_bed  # noqa: E402
+from bed import Bed, Place, cpu_s, memory_mb, open_bed  # noqa: E402
 from many_rows import fill  # noqa: E402
 
 import grange as gr  # noqa: E402
@@ -77,14 +77,19 @@ def rates(bed: Bed, quick: bool) -> Figures:
     workflows = 600 if quick else 3000
     found = {}
     for count in WORKERS:
-        with bed.place() as place, place.workers(count):
+        with bed.place() as place, place.workers(count) as pids:
+            used = [time.process_time(), cpu_s(pids), place.server_cpu_s()]
             began = time.perf_counter()
             futures = gr.submit_many(steps.sequence, x=range(workflows), steps=STEPS, profile=place.profile)
             futures.wait(progress=False)
             seconds = time.perf_counter() - began
             recorded = place.count_processes()
             require(recorded == workflows * (STEPS + 1) and not futures.failed(), "not all ended well")
+            using = [time.process_time(), cpu_s(pids), place.server_cpu_s()]
         found[f"processes_per_s_{count}_workers"] = round(recorded / seconds)
+        if count == 2:
+            for who, before, after in zip(("script", "workers", "server"), used, using, strict=True):
+                found[f"cpu_ms_per_process_{who}"] = round(1000 * (after - before) / recorded, 4)
     return found
 
 
@@ -152,7 +157,7 @@ def latency(bed: Bed, quick: bool) -> Figures:
 def linear(bed: Bed, quick: bool) -> Figures:
     """Milliseconds a call of workflows with few and with many calls, live and by replay of their record."""
     found: Figures = {}
-    few, many = (300, 1500) if quick else (1000, 10_000)
+    few, many = (300, 1200) if quick else (1000, 10_000)
     for what, runnable, inputs in (
         ("sequential", steps.sequence, lambda calls: {"x": 0, "steps": calls}),
         ("parallel", steps.parallel, lambda calls: {"children": calls}),
@@ -208,8 +213,8 @@ def memory(bed: Bed, quick: bool) -> Figures:
 
 
 def many_rows(bed: Bed, quick: bool) -> Figures:
-    """`grange process list` and claiming 200 workflows, among millions of processes."""
-    count = int(os.environ.get("ROWS", 200_000)) if quick else 10_000_000
+    """`grange process list`, as a command, and claiming 200 workflows, among millions of processes."""
+    count = 200_000 if quick else 10_000_000
     with bed.place() as place:
         began = time.perf_counter()
         fill(place.profile, count)
@@ -253,7 +258,7 @@ def waiting_parents(bed: Bed, quick: bool) -> Figures:
 
     Then the farm is there: how fast the parents end.
     """
-    parents, children = (int(os.environ.get("PARENTS", 2000)), int(os.environ.get("CHILDREN", 1000))) if quick else (100_000, 10_000)
+    parents, children = (2000, 1000) if quick else (100_000, 10_000)
 
     def run_children(place: Place) -> float:
         began = time.perf_counter()
