@@ -121,9 +121,13 @@ class Supervisor:
 
         Somebody has removed it: an embedded database must not be made anew in its place.
         """
-        with suppress(FileNotFoundError):
+        try:
             if os.path.samestat(os.stat(self._home), self._home_status):
                 return True
+        except FileNotFoundError:
+            pass
+        except OSError:
+            return True  # a file server that is away for a while
         if self._end is None:
             self._logger.error("%s is gone", self._home)
             self._begin_end("stop")

@@ -219,6 +219,8 @@ def _show(one: DaemonStatus) -> None:
         f"  process {daemon.pid} since {words.moment(daemon.started_at)}: {doing}{workers}, "
         f"{words.plural(len(one.dispatchers), 'dispatcher')}"
     )
+    if there < wanted and not doing:
+        click.secho("  a worker that does not come up says why: `grange daemon logs`", fg="yellow")
     columns = [
         Column("process", right=True),
         Column("what"),
