@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from grange.core.profile import open_profile as open  # noqa: A004
     from grange.core.restart_workchain import BaseRestartWorkChain
     from grange.core.shell_job import ShellJob
+    from grange.core.steering import kill_processes, pause_processes, play_processes
     from grange.core.submit import run, run_get_node, submit, submit_many, wait
     from grange.core.workchain import WorkChain
     from grange.core.workchain_context import ToContext, append_
@@ -130,7 +131,10 @@ _HOME = {
     "if_": "grange.core.outline",
     "import_calculation": "grange.core.calculation_import",
     "import_calculations": "grange.core.calculation_import",
+    "kill_processes": "grange.core.steering",
     "open": "grange.core.profile",
+    "pause_processes": "grange.core.steering",
+    "play_processes": "grange.core.steering",
     "process_handler": "grange.core.process_handler",
     "recording": "grange.core.call_binding",
     "return_": "grange.core.outline",
@@ -206,7 +210,10 @@ __all__ = [
     "if_",
     "import_calculation",
     "import_calculations",
+    "kill_processes",
     "open",
+    "pause_processes",
+    "play_processes",
     "process_handler",
     "recording",
     "return_",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 
+import pytest
 import workflow_site as site
 from process_site import Listener, Tree, tree_of
 
 import grange as gr
-from grange.core import database, process_control, process_tree, workflow_rows
+from grange.core import database, process_control, process_tree, steering, workflow_rows
 from grange.core import process as rows
 from grange.core.hub import Hub
 from grange.core.profile import Profile
@@ -234,3 +235,26 @@ def test_what_was_to_be_killed_when_its_worker_died_is_ended_by_the_next(profile
     with profile.transaction() as cursor:
         cursor.execute("SELECT DISTINCT state::text FROM process WHERE workflow")
         assert cursor.fetchall() == [("killed",)]
+
+
+def test_scripts_name_processes_as_they_like(profile: Profile) -> None:
+    future = gr.submit(site.tree, depth=1, width=1, profile=profile)
+    tree = tree_of(profile)
+    with profile.transaction() as cursor:
+        cursor.execute("SELECT uuid::text FROM node WHERE id = %s", (tree.ids["b"],))
+        (uuid,) = cursor.fetchone() or ("",)
+    node = profile.load(tree.ids["S"])[0]
+    which = [future, tree.ids["A"], uuid, node]
+    assert steering.pause_processes(which, reason="so", profile=profile) == 4
+    assert tree.where("paused AND exit_message = 'so'") == "tree A b S"
+    with gr.recording(profile):
+        assert steering.play_processes(future) == 1
+        assert steering.play_processes(tree.ids["R"], tree=True) == 2
+        assert steering.kill_processes([node, future]) == 3
+    assert tree.where("state = 'killed'") == "tree S f"
+    with pytest.raises(gr.GrangeError, match="no node has the id"):
+        steering.kill_processes(10**9, profile=profile)
+    with pytest.raises(gr.GrangeError, match="futures, process nodes, ids"):
+        steering.pause_processes([2.5], profile=profile)  # type: ignore[list-item]
+    with pytest.raises(gr.GrangeError, match="no profile"):
+        steering.kill_processes(future)
