@@ -127,6 +127,8 @@ class Hub:
         self._controlled = True
         self._looked_at = self._swept_at = 0.0
         self._worker_id = 0
+        # whether it has dropped frames whose rows are its own still
+        self._dropped = False
 
     # -- the loop
 
@@ -157,6 +159,8 @@ class Hub:
         Errors: DatabaseUnavailable.
         """
         self._be_worker()
+        if self._dropped:
+            self._free()
         now = time.monotonic()
         if now - self._looked_at >= LOOK_S:
             self._looked_at = now
@@ -672,6 +676,7 @@ class Hub:
         self._drop_all()
         self._ready = self._claim_more = self._controlled = True
         self._regain = self._alone
+        self._dropped = True
         with suppress(DatabaseUnavailable):
             if not is_lost(self.profile.connection):
                 self._free()
@@ -681,6 +686,7 @@ class Hub:
             with self.profile.transaction() as cursor:
                 if workflow_rows.give_back(cursor, self._worker_id):
                     rows.tell(cursor, [rows.READY_NEWS])
+        self._dropped = False
 
     def let_go(self) -> None:
         """Give everything back, so that others go on with it at once."""

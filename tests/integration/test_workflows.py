@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import sys
 import threading
 import time
@@ -278,6 +279,40 @@ def test_a_worker_whose_session_was_ended_writes_nothing_of_what_others_have_cla
     undisturbed = site.shape(profile, site.run(profile, site.collatz, start=27, most=60).id)
     site.work(profile, [process_id])
     assert site.shape(profile, process_id) == undisturbed
+
+
+def test_a_worker_that_could_not_even_give_back_what_it_had_does_so_later(profile: Profile) -> None:
+    """As with a full disk: every write is refused for a while, and the session lives on."""
+    ids = [submitted(profile, site.tree, depth=1, width=2), submitted(profile, site.collatz, start=27)]
+    asked = itertools.count()
+    deadline = time.monotonic() + 30
+
+    def stopping() -> bool:
+        number = next(asked)
+        assert time.monotonic() < deadline, "it does not go on"
+        if number == 1:
+            rows_of(profile, FULL_DISK)
+        if number == 30:
+            rows_of(profile, "DROP TRIGGER full_disk ON process; SELECT 1")
+        return number > 30 and site.ended(profile, ids)
+
+    with site.another(profile) as own:
+        hub = Hub(own)
+        for _ in range(3):
+            hub.step(0.0)
+        worker_id = own.worker_id
+        hub.run(stopping)
+        assert own.worker_id == worker_id
+    assert rows_of(profile, "SELECT count(*) FROM event WHERE kind = 'released'") != [(0,)]
+
+
+FULL_DISK = """
+CREATE FUNCTION disk_is_full() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = 'disk_full'; END $$;
+CREATE TRIGGER full_disk BEFORE INSERT OR UPDATE ON process
+FOR EACH STATEMENT EXECUTE FUNCTION disk_is_full();
+SELECT 1
+"""
 
 
 def end_session(profile: Profile, other: Profile) -> None:
