@@ -125,6 +125,10 @@ def test_what_was_submitted_is_done_once_whoever_is_killed(
     kill("worker", 5)
     kill("dispatcher", 20)
     kill("worker", 40)
+    client.stop_daemon()
+    owned = "SELECT count(*) FROM process WHERE workflow AND worker_id IS NOT NULL AND state <> 'finished'"
+    assert count(profile, owned) == 0
+    client.start_daemon(2)
     pid = client.get_daemon_pid()
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
@@ -142,21 +146,6 @@ def test_what_was_submitted_is_done_once_whoever_is_killed(
     )
     client.stop_daemon()
     assert count(profile, "SELECT count(*) FROM worker WHERE ended_at IS NULL AND role <> 'client'") == 0
-
-
-def test_a_stop_in_the_middle_loses_nothing(client: DaemonClient, profile: Profile, gate: Path) -> None:
-    client.start_daemon(1)
-    future = gr.submit(family, n=0, count=10, gate=str(gate), profile=profile)
-    until(lambda: count(profile, "SELECT count(*) FROM process WHERE state = 'finished'") > 5, "it has begun")
-    client.stop_daemon()
-    assert not future.is_terminated
-    owned = "SELECT count(*) FROM process WHERE workflow AND worker_id IS NOT NULL AND state <> 'finished'"
-    assert count(profile, owned) == 0
-    gate.touch()
-    client.start_daemon(2)
-    assert future.wait(PATIENCE_S)
-    assert future.result().value == sum(2 * c + 1 for c in range(10))
-    assert count(profile, "SELECT count(*) FROM process") == calls_of_family(10)
 
 
 def test_a_lock_lets_workflows_rest_and_go_on(client: DaemonClient, profile: Profile, gate: Path) -> None:
