@@ -38,8 +38,8 @@ CREATE INDEX process_owned ON process (worker_id, ready) WHERE workflow AND work
 -- Calculations that wait for an equal one to end: whoever holds their queue looks after them.
 CREATE INDEX process_follows ON process (queue_id, cached_from)
     WHERE cached_from IS NOT NULL AND state IN ('created', 'waiting', 'running');
--- Failures, also those that were tried again: lists of what ended so are read in this order.
-CREATE INDEX process_failed ON process (node_id)
+-- Failures: lists of what ended so are read in this order, and counted without a look at the rows.
+CREATE INDEX process_failed ON process (node_id) INCLUDE (superseded_by)
     WHERE state IN ('excepted', 'killed') OR state = 'finished' AND exit_status <> 0;
 
 -- Queues are groups of the type 'queue': one for each computer, one for each host's own cores.
