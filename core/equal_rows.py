@@ -19,6 +19,18 @@ KEY_LOCK = 0x67_72_61_20
 KEY_LOCKS = 16
 
 
+#: Of processes with one key so many are looked at: there may be a hundred thousand, each as good as another.
+LOOKED_AT = 20
+
+# Of finished processes of a key one that may answer: that succeeded, that was computed itself, the oldest.
+_SOURCE = f"""
+SELECT node_id, exit_status, exit_message FROM (
+    SELECT node_id, exit_status, exit_message, cached_from FROM process
+    WHERE process.key = given.key AND state = 'finished' AND valid_cache LIMIT {LOOKED_AT}) AS looked
+ORDER BY exit_status <> 0, cached_from IS NOT NULL, node_id LIMIT 1
+"""  # noqa: S608
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """A process that may answer equal ones, and how it finished."""
@@ -53,11 +65,10 @@ def find_reusable(cursor: Any, keys: Collection[bytes]) -> dict[bytes, Source]:
     if not keys:
         return {}
     cursor.execute(
-        """
-        SELECT DISTINCT ON (key) key, node_id, exit_status, exit_message FROM process
-        WHERE key = ANY(%s) AND state = 'finished' AND valid_cache
-        ORDER BY key, exit_status <> 0, node_id
-        """,
+        f"""
+        SELECT given.key, source.node_id, source.exit_status, source.exit_message
+        FROM unnest(%s::bytea[]) AS given (key) CROSS JOIN LATERAL ({_SOURCE}) AS source
+        """,  # noqa: S608
         (list(keys),),
     )
     return {bytes(key): Source(node_id, status, said) for key, node_id, status, said in cursor.fetchall()}
@@ -82,50 +93,22 @@ def find_leaders(
 
     The second are those that a living worker has under way. but_not: processes that are none of these.
     """
-    if not keys:
-        return {}, {}
-    cursor.execute(
-        """
-        SELECT DISTINCT ON (key) key, node_id, exit_status, exit_message, worker_id FROM process
-        WHERE key = ANY(%s) AND valid_cache
-          AND (state = 'finished'
-               OR state IN ('created', 'waiting', 'running') AND worker_id IS NOT NULL AND cached_from IS NULL
-                  AND NOT (to_kill OR workflow OR node_id = ANY(%s)))
-        ORDER BY key, state <> 'finished', exit_status <> 0, node_id
-        """,
-        (list(keys), list(but_not)),
-    )
-    sources: dict[bytes, Source] = {}
-    under_way: dict[bytes, tuple[int, int]] = {}
-    for key, node_id, status, said, worker_id in cursor.fetchall():
-        if status is None:
-            under_way[bytes(key)] = node_id, worker_id
-        else:
-            sources[bytes(key)] = Source(node_id, status, said)
-    if not under_way:
+    sources = find_reusable(cursor, keys)
+    left = set(keys) - sources.keys()
+    if not left:
         return sources, {}
-    alive = find_living(cursor)
-    leaders = {key: node_id for key, (node_id, worker_id) in under_way.items() if worker_id in alive}
-    if left := under_way.keys() - leaders.keys():
-        leaders |= _find_led_by(cursor, left, alive, but_not)
-    return sources, leaders
-
-
-def _find_led_by(
-    cursor: Any, keys: Collection[bytes], workers: Collection[int], but_not: Collection[int]
-) -> dict[bytes, int]:
-    """The calculations of these calls that these workers have under way."""
     cursor.execute(
         """
-        SELECT DISTINCT ON (key) key, node_id FROM process
-        WHERE key = ANY(%s) AND valid_cache AND state IN ('created', 'waiting', 'running')
-          AND worker_id = ANY(%s) AND cached_from IS NULL
-          AND NOT (to_kill OR workflow OR node_id = ANY(%s))
-        ORDER BY key, node_id
+        SELECT key, node_id, worker_id FROM process
+        WHERE key = ANY(%s) AND state IN ('created', 'waiting', 'running') AND worker_id IS NOT NULL
+          AND cached_from IS NULL AND valid_cache AND NOT (to_kill OR workflow OR node_id = ANY(%s))
+        ORDER BY node_id DESC
         """,
-        (list(keys), list(workers), list(but_not)),
+        (list(left), list(but_not)),
     )
-    return {bytes(key): node_id for key, node_id in cursor.fetchall()}
+    under_way = cursor.fetchall()
+    alive = find_living(cursor) if under_way else set()
+    return sources, {bytes(key): node_id for key, node_id, worker_id in under_way if worker_id in alive}
 
 
 def find_living(cursor: Any) -> set[int]:

@@ -556,3 +556,34 @@ def test_what_another_executor_computes_is_waited_for_and_run_here_if_it_does_no
             assert (done.done, done.failed, done.reused) == (2, 0, 1)
             assert here.finish().failed == 1
     nothing_left(profile)
+
+
+def test_what_is_looked_at_does_not_grow_with_the_number_of_equal_processes(profile: Profile) -> None:
+    """A workflow that makes one call ten thousand times must not read all of them each time."""
+    (node,) = mapped_once(profile)
+    with profile.transaction() as cursor:
+        cursor.execute("ALTER TABLE process DISABLE TRIGGER USER")
+        cursor.execute(
+            "INSERT INTO process (node_id, state, attempt, key, label, exit_status, finished_at, cached_from)"
+            " SELECT %s + number, 'finished', 0, key, label, 0, now(), node_id"
+            " FROM process, generate_series(1, 3000) AS number WHERE node_id = %s RETURNING key",
+            (node, node),
+        )
+        key = bytes((cursor.fetchone() or (b"",))[0])
+        cursor.execute("ALTER TABLE process ENABLE TRIGGER USER")
+    with profile.transaction() as cursor:
+        read = "SELECT coalesce(sum(idx_tup_fetch + seq_tup_read), 0) FROM pg_stat_xact_user_tables"
+        cursor.execute("SET LOCAL enable_seqscan = off")
+        cursor.execute(read)
+        (before,) = cursor.fetchone() or (0,)
+        assert equal_rows.find_reusable(cursor, [key]).keys() == {key}
+        cursor.execute(read)
+        (after,) = cursor.fetchone() or (0,)
+        assert 0 < after - before <= 2 * equal_rows.LOOKED_AT
+
+
+def mapped_once(profile: Profile) -> list[int]:
+    campaign = gr.Campaign("once", profile)
+    campaign.map(numbered, x=[0])
+    campaign.run(progress=False)
+    return campaign.results()["process"].tolist()  # type: ignore[no-any-return]
