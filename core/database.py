@@ -174,6 +174,13 @@ def translate(error: psycopg2.Error) -> Exception:
     return error
 
 
+def is_passing(error: DatabaseUnavailable) -> bool:
+    """Whether the session is as it was and doing the same again may succeed: a lost race, a full disk."""
+    cause = error.__cause__
+    state = (cause.pgcode or "") if isinstance(cause, psycopg2.Error) else ""
+    return state[:2] == "40" or state in ("53100", "58030")
+
+
 # ---------------------------------------------------------------- many rows
 
 

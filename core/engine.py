@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
+from typing import Any, TypeVar
 
 from grange.core import process as rows
 from grange.core.code_place import CodePlaces
+from grange.core.database import is_passing
+from grange.core.errors import DatabaseUnavailable
 from grange.core.following import Followers, sort_out
 from grange.core.intake import Intake, Opened
 from grange.core.process import Claimed
@@ -29,6 +32,8 @@ from grange.farm.result import ResultPack
 from grange.farm.task import Batch, Resources, Task
 from grange.repository import BlobCorrupt, BlobMissing, StoreUnavailable
 from grange.repository.halt import Halt
+
+Value = TypeVar("Value")
 
 #: So many calls may be under way, or four for each slot.
 LARGEST_WINDOW = 20_000
@@ -211,6 +216,21 @@ class Engine:
             self._waits_for_store = f"waiting for the store: {error}"
             self.unrecorded = error
 
+    def _patiently(self, action: Callable[[], Value]) -> Value:
+        """Do what is one transaction, again where another one was in the way or the disk is full for a while.
+
+        Errors: DatabaseUnavailable where the connection is lost, or somebody wants it to stop meanwhile.
+        """
+        while True:
+            try:
+                return action()
+            except DatabaseUnavailable as error:
+                if self.stopping or not is_passing(error):
+                    raise
+                self.progress.note = f"waiting for the database: {error}"
+                self.listener(self.progress)
+                time.sleep(POLL_S)
+
     @contextlib.contextmanager
     def _told_of_retries(self) -> Iterator[None]:
         """The note says that it waits for the store, from the first try that failed on."""
@@ -255,20 +275,9 @@ class Engine:
         if now < self._kills_at:
             return 0
         self._kills_at = now + KILLS_EVERY_S
-        with self.profile.transaction() as cursor:
-            wanted = rows.find_to_kill(cursor, self.queue_id)
-            new = {id_: attempt for id_, attempt in wanted.items() if str(id_) not in self._ending}
-            if not new:
-                return 0
-            waiting = {id_: attempt for id_, attempt in new.items() if str(id_) not in self._open}
-            parents = rows.find_parents(cursor, waiting)
-            ended = rows.end(
-                cursor,
-                [
-                    rows.End.killed(id_, attempt, KILLED_MESSAGE, parents.get(id_))
-                    for id_, attempt in waiting.items()
-                ],
-            )
+        new, waiting, ended = self._patiently(self._end_waiting)
+        if not new:
+            return 0
         self._claimed = [one for one in self._claimed if one.node_id not in ended]
         running = [str(id_) for id_ in new if id_ not in waiting]
         if running:
@@ -278,6 +287,18 @@ class Engine:
         self.progress.done += calls
         self.progress.failed += calls
         return len(new)
+
+    def _end_waiting(self) -> tuple[set[int], set[int], set[int]]:
+        """What somebody wants to end and was not seen yet; what of it waits; what of that has ended now."""
+        with self.profile.transaction() as cursor:
+            wanted = rows.find_to_kill(cursor, self.queue_id)
+            new = {id_ for id_ in wanted if str(id_) not in self._ending}
+            waiting = {id_ for id_ in new if str(id_) not in self._open}
+            parents = rows.find_parents(cursor, waiting)
+            ends = [
+                rows.End.killed(id_, wanted[id_], KILLED_MESSAGE, parents.get(id_)) for id_ in sorted(waiting)
+            ]
+            return new, waiting, rows.end(cursor, ends)
 
     def _calls_of(self, process_id: int) -> int:
         """How many calls of this run a process answers that was claimed from the record."""
@@ -292,7 +313,7 @@ class Engine:
 
     def _settle(self) -> None:
         """See which followers are answered, and which are to be run after all."""
-        settled = self._followers.settle()
+        settled = self._patiently(self._followers.settle)
         if settled is None:
             return
         for process_id, well in (settled.answered | settled.ended).items():
@@ -352,12 +373,15 @@ class Engine:
         under_way = {int(id_): attempt for id_, attempt in self.executor.under_way().items()}
         if not under_way:
             return
-        with self.profile.transaction() as cursor:
-            if only_to_kill:
-                meant = rows.find_to_kill(cursor, self.queue_id)
-                under_way = {id_: attempt for id_, attempt in under_way.items() if id_ in meant}
-            taken = rows.take_over(cursor, under_way, self.profile.worker_id)
-            opened = self._recipes.open(cursor, taken)
+
+        def take_over() -> dict[str, Opened]:
+            with self.profile.transaction() as cursor:
+                meant = rows.find_to_kill(cursor, self.queue_id) if only_to_kill else under_way
+                wanted = {id_: attempt for id_, attempt in under_way.items() if id_ in meant}
+                taken = rows.take_over(cursor, wanted, self.profile.worker_id)
+                return self._opened(cursor, taken)
+
+        opened = self._patiently(take_over)
         for process in opened.values():
             process.calls = self._calls_each
         self._open.update(opened)
@@ -365,22 +389,43 @@ class Engine:
 
     def _take_in(self, packs: list[ResultPack]) -> None:
         ids = [int(result.id) for pack in packs for result in pack.results]
-        with self.profile.transaction() as cursor:
-            unfinished = rows.find_open(cursor, ids)
-            opened = self._recipes.open(cursor, unfinished)
-        self._intake.record(packs, opened)
-        # of a process whose code cannot be had any more the result waits in the spool until it can
-        paused = {str(process.node_id) for process in unfinished} - opened.keys()
+
+        def take_in() -> set[str]:
+            with self.profile.transaction() as cursor:
+                opened = self._opened(cursor, rows.find_open(cursor, ids))
+                # of a process whose code cannot be had any more the result waits in the spool until it can
+                paused = {str(process.node_id) for process in rows.find_open(cursor, ids)} - opened.keys()
+            self._intake.record(packs, opened)
+            return paused
+
+        paused = self._patiently(take_in)
         self.executor.acknowledge(
             [pack for pack in packs if paused.isdisjoint(result.id for result in pack.results)]
         )
 
+    def _opened(self, cursor: Any, processes: Sequence[Claimed]) -> dict[str, Opened]:
+        """Processes that results come for; what has lost an input ends by itself, and no other with it."""
+        try:
+            return self._recipes.open(cursor, processes)
+        except (BlobMissing, BlobCorrupt):
+            opened: dict[str, Opened] = {}
+            for process in processes:
+                try:
+                    opened |= self._recipes.open(cursor, [process])
+                except (BlobMissing, BlobCorrupt) as error:
+                    rows.end(cursor, [_refused(process, str(error))])
+            return opened
+
+    def _taken(self) -> tuple[list[Claimed], Collection[int]]:
+        """A slice of what was recorded, as a new attempt by this worker; what of it follows equal ones."""
+        with self.profile.transaction() as cursor:
+            claimed = rows.claim_unfinished(cursor, self.queue_id, self.profile.worker_id, LARGEST_SLICE)
+            return claimed, sort_out(cursor, [one.node_id for one in claimed])
+
     def _claim(self) -> None:
         """Take over a slice of what was recorded and has no result."""
         if not self._claimed:
-            with self.profile.transaction() as cursor:
-                claimed = rows.claim_unfinished(cursor, self.queue_id, self.profile.worker_id, LARGEST_SLICE)
-                following = sort_out(cursor, [one.node_id for one in claimed])
+            claimed, following = self._patiently(self._taken)
             self._follow(following)
             self._claimed = [one for one in claimed if one.node_id not in following]
             self._exhausted = not claimed
@@ -389,7 +434,7 @@ class Engine:
         ready: list[tuple[Recipe, Resources, list[ToRun]]] | None = None
         refused: list[rows.End] = []
         with self._store_awaited():
-            ready, refused = self._made_ready(self._claimed)
+            ready, refused = self._patiently(lambda: self._made_ready(self._claimed))
         if ready is None:
             return
         known = {end.node_id for end in refused}.union(
@@ -443,9 +488,12 @@ class Engine:
         """End what cannot be run."""
         if not ends:
             return
-        with self.profile.transaction() as cursor:
-            ended = rows.end(cursor, ends)
-        calls = sum(map(self._calls_of, ended))
+
+        def end() -> set[int]:
+            with self.profile.transaction() as cursor:
+                return rows.end(cursor, ends)
+
+        calls = sum(map(self._calls_of, self._patiently(end)))
         self.progress.done += calls
         self.progress.failed += calls
 
@@ -454,7 +502,7 @@ class Engine:
     def _record(self, packs: list[ResultPack]) -> None:
         if not packs:
             return
-        ended = self._intake.record(packs, self._open)
+        ended = self._patiently(lambda: self._intake.record(packs, self._open))
         self.executor.acknowledge(packs)
         for result in (result for pack in packs for result in pack.results):
             opened = self._open.get(result.id)

@@ -127,10 +127,13 @@ class QueueRun(Engine):
         if not to_run:
             return
         if self._queue.is_campaign:
-            with self.profile.transaction() as cursor:
-                rows.pause(cursor, [one.process_id for one in to_run], reason)
+            self._patiently(lambda: self._set_aside([one.process_id for one in to_run], reason))
             self.progress.paused += len(to_run)
             return
         self._refuse(
             [rows.End.excepted(one.process_id, one.attempt, reason, one.parent_id) for one in to_run]
         )
+
+    def _set_aside(self, ids: Sequence[int], reason: str) -> None:
+        with self.profile.transaction() as cursor:
+            rows.pause(cursor, ids, reason)

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -17,9 +17,10 @@ import pytest
 import grange as gr
 from grange.core import computer as computers
 from grange.core import dispatcher, profile_lock
+from grange.core.database import Connection, transaction
 from grange.core.dispatcher import dispatch
 from grange.core.dispatcher_thread import DispatcherThreads
-from grange.core.errors import CampaignBusy, ComputerDisabled, NotFound
+from grange.core.errors import CampaignBusy, ComputerDisabled, DatabaseUnavailable, NotFound
 from grange.core.profile import Profile, open_profile
 from grange.core.queue_hold import find_holder, hold
 from grange.core.queues import Queues, find_waiting
@@ -99,6 +100,13 @@ def outputs(profile: Profile, ids: Sequence[int]) -> list[int]:
 def holder(profile: Profile, queue: int) -> object:
     with profile.transaction() as cursor:
         return find_holder(cursor, queue)
+
+
+def begun(profile: Profile) -> int:
+    """How many dispatchers there have been."""
+    with profile.transaction() as cursor:
+        cursor.execute("SELECT count(*) FROM worker WHERE role = %s", (DISPATCHER,))
+        return int((cursor.fetchone() or (0,))[0])
 
 
 @contextmanager
@@ -227,6 +235,87 @@ def test_what_is_to_end_in_a_queue_that_nobody_holds_is_ended_by_whoever_wants_i
         assert dispatcher.end_killed(profile, queue) == 0
     with pytest.raises(NotFound, match="12345"):
         dispatcher.end_killed(profile, 12345)
+
+
+def test_a_full_disk_of_the_database_is_waited_for(profile: Profile) -> None:
+    queue = Queues(profile).id_of(None)
+    with profile.transaction() as cursor:
+        # as PostgreSQL says it: nothing but the real thing could fill the disk of this test's server alone
+        cursor.execute("CREATE TABLE filled (what text)")
+        cursor.execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+            " IF EXISTS (SELECT FROM filled WHERE what = NEW.state::text) THEN"
+            " RAISE EXCEPTION 'could not extend file' USING ERRCODE = '53100'; END IF; RETURN NEW; END $$"
+        )
+        cursor.execute(
+            "CREATE TRIGGER refuse BEFORE UPDATE ON process FOR EACH ROW EXECUTE FUNCTION refuse()"
+        )
+    for state in ("waiting", "finished", "killed"):
+        job = gr.ShellJob("sleep {s}") if state == "killed" else square
+        ids = put(profile, job, **({"s": [600]} if state == "killed" else {"x": [1, 2]}))
+        with DispatcherThreads(profile) as dispatchers:
+            if state == "killed":
+                dispatchers.serve([queue])
+                until(lambda ids=ids: states(profile, ids) == [("waiting", None)], "not claimed")
+            with profile.transaction() as cursor:
+                cursor.execute("INSERT INTO filled VALUES (%s)", (state,))
+                if state == "killed":
+                    cursor.execute("UPDATE process SET to_kill = true WHERE node_id = ANY (%s)", (ids,))
+            dispatchers.serve([queue])
+            until(lambda: "could not extend file" in dispatchers.note, state)
+            assert not have_ended(profile, ids)
+            with profile.transaction() as cursor:
+                cursor.execute("DELETE FROM filled")
+            wait_for(profile, ids)
+            dispatchers.raise_errors()
+        with profile.transaction() as cursor:
+            cursor.execute("SELECT max(attempt) FROM process WHERE node_id = ANY (%s)", (ids,))
+            assert cursor.fetchone() == (1,), state
+    assert begun(profile) == 3
+
+
+def test_two_who_wait_for_each_other_end_by_one_of_them_doing_it_again(
+    profile: Profile, tmp_path: Path
+) -> None:
+    queue = Queues(profile).id_of(None)
+    release = tmp_path / "release"
+    (id_,) = put(
+        profile, gr.ShellJob(f"sh -c 'while [ ! -e {release} ]; do sleep 0.05; done; echo {{n}}'"), n=[1]
+    )
+    (parent,) = put(profile, square, x=[1])
+    with profile.transaction() as cursor:
+        cursor.execute("UPDATE process SET parent_id = %s, sequence = 1 WHERE node_id = %s", (parent, id_))
+        cursor.execute("UPDATE process SET workflow = true, open_children = 1 WHERE node_id = %s", (parent,))
+    with DispatcherThreads(profile) as dispatchers:
+        dispatchers.serve([queue])
+        until(lambda: states(profile, [id_]) == [("waiting", None)], "not claimed")
+        watching = profile.connect()
+        # PostgreSQL ends the one whose wait it looks at first: on a slow machine that may be this one
+        with suppress(DatabaseUnavailable), profile.transaction() as cursor:
+            # somebody who breaks the rule: the call first, then the one that has called it
+            cursor.execute("SELECT FROM process WHERE node_id = %s FOR UPDATE", (id_,))
+            release.touch()
+            until(lambda: _blocked(watching), "nobody waits")
+            cursor.execute("SELECT FROM process WHERE node_id = %s FOR UPDATE", (parent,))
+        watching.close()
+        wait_for(profile, [id_])
+        dispatchers.raise_errors()
+    assert states(profile, [id_]) == [("finished", 0)]
+    with profile.transaction() as cursor:
+        cursor.execute("SELECT attempt FROM process WHERE node_id = %s", (id_,))
+        assert cursor.fetchone() == (1,)
+        cursor.execute("SELECT open_children FROM process WHERE node_id = %s", (parent,))
+        assert cursor.fetchone() == (0,)
+    assert begun(profile) == 1
+
+
+def _blocked(connection: Connection) -> bool:
+    with transaction(connection) as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+            " AND cardinality(pg_blocking_pids(pid)) > 0"
+        )
+        return cursor.fetchone() != (0,)
 
 
 def test_what_a_person_has_to_mend_is_said(profile: Profile) -> None:
