@@ -59,6 +59,7 @@ class CampaignSummary:
     """One campaign and how its processes stand; outcomes has only what there is.
 
     computer: where it was last run or submitted to, None for this machine. run_by: who runs it now.
+    submitted: whether a dispatcher is to run what is left.
     """
 
     id: int
@@ -71,6 +72,7 @@ class CampaignSummary:
     ended_at: datetime | None
     computer: str | None
     run_by: str | None
+    submitted: bool
 
     @property
     def total(self) -> int:
@@ -159,7 +161,7 @@ def totals(cursor: Cursor, exact: bool = False) -> Totals:
 
 # The newest campaigns, or those of some ids.
 _CAMPAIGNS = """
-SELECT id, label, description, time, extras->>'executor' FROM "group"
+SELECT id, label, description, time, extras->>'executor', extras ? 'submitted' FROM "group"
 WHERE type_string = 'campaign' AND (%(ids)s::integer[] IS NULL OR id = ANY (%(ids)s))
 ORDER BY time DESC, id DESC LIMIT %(limit)s
 """
@@ -293,6 +295,7 @@ def _campaign(head: tuple[Any, ...], rows: list[tuple[Any, ...]], run_by: str | 
         ended_at=max((row[5] for row in rows if row[5]), default=None),
         computer=head[4],
         run_by=run_by,
+        submitted=head[5],
     )
 
 

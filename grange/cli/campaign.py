@@ -227,6 +227,34 @@ def run(ctx: click.Context, name: str, executor: str | None) -> None:
 @command.command()
 @click.argument("name")
 @click.option(
+    "--executor",
+    metavar="NAME",
+    help="The label of a computer; local; hyperqueue (its tasks have no network), or hyperqueue-open-server."
+    " Else where it was last run.",
+)
+@click.pass_context
+def submit(ctx: click.Context, name: str, executor: str | None) -> None:
+    """Leave a campaign to the daemon: it runs what is recorded and not done.
+
+    `grange campaign run` follows it then; its Ctrl-C ends the following only.
+
+    \b
+    Examples:
+      grange campaign submit fcc-eos
+      grange campaign retry fcc-eos && grange campaign submit fcc-eos
+    """
+    with _campaign(ctx, name) as campaign:
+        count = campaign.submit(executor=executor)
+    click.echo(
+        f"{words.plural(count, 'call')} of {name} left to the daemon (grange daemon status)"
+        if count
+        else f"nothing is left to run in {name}"
+    )
+
+
+@command.command()
+@click.argument("name")
+@click.option(
     "--exit-status",
     "exit_statuses",
     type=int,
@@ -324,7 +352,10 @@ def _sent(spool: Path, campaign: CampaignSummary) -> bool:
 def _run_by(campaign: CampaignSummary, sent: bool) -> str:
     if campaign.run_by or not campaign.unfinished:
         return campaign.run_by or ""
-    goes_on = f"nobody now; grange campaign run {campaign.name} goes on with it"
+    if campaign.submitted:
+        goes_on = "nobody now; it was submitted, so a daemon goes on with it: grange daemon status"
+    else:
+        goes_on = f"nobody now; grange campaign run {campaign.name} goes on with it"
     return f"{goes_on}, and what was sent to {campaign.computer} goes on there" if sent else goes_on
 
 

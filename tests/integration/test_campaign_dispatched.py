@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import grange as gr
+from grange.cli.entry import run
 from grange.core.errors import CampaignBusy, ProfileLocked
 from grange.core.profile import Profile, open_profile
 from grange.core.profile_lock import lock
@@ -267,3 +268,23 @@ def test_nothing_is_run_while_the_profile_is_locked(profile: Profile) -> None:
     with pytest.raises(ProfileLocked, match="maintenance"):
         campaign.run(progress=False)
     assert campaign.submit() == 1
+
+
+def test_a_campaign_is_left_to_the_daemon_by_the_command_line(
+    profile: Profile, capsys: pytest.CaptureFixture[str]
+) -> None:
+    campaign = gr.Campaign("left", profile)
+    campaign.map(square, x=[3])
+    campaign.run(progress=False)
+    campaign.retry()
+    home = ["--home", str(profile.home)]
+    assert run([*home, "campaign", "show", "left"]) == 0
+    assert "nobody now; grange campaign run left goes on with it" in capsys.readouterr().out
+    assert run([*home, "campaign", "submit", "left"]) == 0
+    assert capsys.readouterr().out == "1 call of left left to the daemon (grange daemon status)\n"
+    assert run([*home, "campaign", "show", "left"]) == 0
+    assert "it was submitted, so a daemon goes on with it" in capsys.readouterr().out
+    assert waiting(profile) == [campaign.id]
+    campaign.kill()
+    assert run([*home, "campaign", "submit", "left"]) == 0
+    assert capsys.readouterr().out == "nothing is left to run in left\n"
