@@ -447,8 +447,10 @@ def take_back(job: Job, chunk: str, reason: str) -> str:
         limit = PATIENCE if "exit code %d" % (128 + signal.SIGTERM) in reason else 3 * runner.DEATHS
         word = ""
     if losses > limit:
+        # Slurm's word for a job whose memory was used up, with the runner in it.
+        outcome = "memory_exceeded" if "OUT_OF_MEMORY" in reason else "crashed"
         for twin in job.twins(chunk):
-            settle(twin, "crashed", "its runner was lost %d times, at last: %s" % (limit, reason))
+            settle(twin, outcome, "its runner was lost %d times, at last: %s" % (limit, reason))
         end_mark(job, chunk)
     return word
 

@@ -102,14 +102,21 @@ def test_a_full_disk_is_waited_for_for_hours_and_not_for_ever(run: Path) -> None
     assert {result.outcome for result in results(run)} == {"crashed"}
 
 
-def test_a_runner_that_crashes_again_and_again_is_given_up(run: Path) -> None:
+@pytest.mark.parametrize(
+    ("reason", "outcome"),
+    [
+        ("Program terminated with signal 9", "crashed"),
+        ("exit code 137 (OUT_OF_MEMORY)", "memory_exceeded"),
+    ],
+)
+def test_a_runner_that_crashes_again_and_again_is_given_up(run: Path, reason: str, outcome: str) -> None:
     job = job_of(run, "chunk-000001")
     for _ in range(3 * runner.DEATHS):
-        agent.take_back(job, "chunk-000001", "Program terminated with signal 9")
+        agent.take_back(job, "chunk-000001", reason)
     assert job.is_open("chunk-000001")
-    agent.take_back(job, "chunk-000001", "Program terminated with signal 9")
+    agent.take_back(job, "chunk-000001", reason)
     assert not job.is_open("chunk-000001")
-    assert [result.outcome for result in results(run)] == ["crashed"] * 3
+    assert [result.outcome for result in results(run)] == [outcome] * 3
     assert (run / "done" / "chunk-000001.end").exists()
 
 
