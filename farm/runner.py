@@ -7,8 +7,8 @@ One file, standard library only, Python 3.9 or newer: it is what travels to a co
     runner.py serve PARENT_PID     chunk after chunk; requests as JSON lines on standard input, reports as
                                    JSON lines on standard output, end of input ends it
 
-Beside it lie, and are loaded where a chunk needs them, courier.py (packs into a store), lookout.py (monitors of
-running tasks) and stower.py (files that stay here).
+Beside it lie, and are loaded where a chunk needs them, courier.py (packs into a store), lookout.py (monitors
+of running tasks) and stower.py (files that stay here).
 
 A chunk folder holds chunk.zip (chunk.json, blobs of input files, calls.pickle), perhaps delivery.json (signed
 URLs: see courier.py, and Delivery below) and gets
