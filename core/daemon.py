@@ -42,6 +42,8 @@ from grange.core.worker import DISPATCHER, free_dead
 #: dead ones.
 LOOK_S, SHORTEST_S = 1.0, 0.04
 SWEEP_S = 5.0
+#: Seconds in which PostgreSQL notices that a session on this machine has ended.
+LAST_S = 2.0
 #: Seconds between looks for queues that have something to run, however often somebody notifies.
 QUEUES_S = 0.2
 #: Campaigns are begun while there are fewer dispatchers; those of queues do not wait.
@@ -104,10 +106,22 @@ class Supervisor:
                 self._look()
             self._act()
         if self._is_home_there():
-            with suppress(DatabaseUnavailable), self._profile.transaction() as cursor:
-                daemon_rows.note_stopped(cursor, self._id)
+            with suppress(DatabaseUnavailable):
+                self._note_stopped()
         self._logger.info("daemon %d has ended", self._id)
         return self._end
+
+    def _note_stopped(self) -> None:
+        """Note that nobody of this daemon lives any more, once PostgreSQL has noticed, too."""
+        until_s = time.monotonic() + LAST_S
+        while time.monotonic() < until_s:
+            free_dead(self._profile)
+            with self._profile.transaction() as cursor:
+                if not daemon_rows.find_parts(cursor, [self._id]):
+                    break
+            time.sleep(SHORTEST_S)
+        with self._profile.transaction() as cursor:
+            daemon_rows.note_stopped(cursor, self._id)
 
     @property
     def workers(self) -> int:

@@ -86,11 +86,21 @@ def how_ended(status: int) -> str:
     return f"was ended by {name}"
 
 
+def is_supervisor(pid: int) -> bool:
+    """Whether a process on this machine is the supervisor of some daemon."""
+    words = _command_line(pid)
+    by_command = b"--foreground" in words and b"daemon" in words
+    return b"grange.core.daemon" in words or by_command
+
+
 def is_process_of(pid: int, module: str, daemon_id: int) -> bool:
     """Whether a process on this machine is one that a daemon has started, and no other of that id."""
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return False
-    pairs = set(pairwise(words))
+    pairs = set(pairwise(_command_line(pid)))
     return (b"-m", module.encode()) in pairs and (b"--daemon", str(daemon_id).encode()) in pairs
+
+
+def _command_line(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return []

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grange.core import daemon_log, daemon_rows, profile_lock
+from grange.core.daemon_child import is_supervisor
 from grange.core.daemon_rows import DaemonRow, PartRow
 from grange.core.errors import (
     DaemonException,
@@ -24,6 +25,8 @@ from grange.core.errors import (
 from grange.core.profile import Profile
 
 _LOG = "daemon"
+#: Seconds in which a supervisor whose session was lost has another, where the database is there.
+RETURNS_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +78,10 @@ class DaemonClient:
 
     def get_status(self) -> DaemonStatus:
         """How it stands, with its processes. Errors: DaemonNotRunningException."""
+        found = self._running()
         with self.profile.transaction() as cursor:
-            found = daemon_rows.find_alive(cursor, self.host, self.home)
-            parts = daemon_rows.find_parts(cursor, [row.id for row in found])
-        if not found:
-            raise self._none()
-        return _status(found[0], parts)
+            parts = daemon_rows.find_parts(cursor, [found.id])
+        return _status(found, parts)
 
     def get_statuses(self) -> list[DaemonStatus]:
         """How all daemons of the database stand, of whatever host and home; oldest first."""
@@ -202,9 +203,19 @@ class DaemonClient:
     # ------------------------------------------------------------ within
 
     def _found(self) -> DaemonRow | None:
-        with self.profile.transaction() as cursor:
-            found = daemon_rows.find_alive(cursor, self.host, self.home)
-        return found[0] if found else None
+        """The daemon; one that has just lost its session is given the time to take its lock again."""
+        until_s = time.monotonic() + RETURNS_S
+        while True:
+            with self.profile.transaction() as cursor:
+                found = daemon_rows.find_alive(cursor, self.host, self.home)
+                last = None if found else daemon_rows.find_last(cursor, self.host, self.home)
+            if found:
+                return found[0]
+            if last is None or last.stopped_at is not None or time.monotonic() >= until_s:
+                return None
+            if last.host != socket.gethostname() or not is_supervisor(last.pid):
+                return None
+            time.sleep(0.05)
 
     def _running(self) -> DaemonRow:
         found = self._found()
