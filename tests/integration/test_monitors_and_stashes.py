@@ -293,3 +293,32 @@ def test_outputs_cannot_take_the_name_of_the_stash() -> None:
 
     with pytest.raises(gr.GrangeError, match="says where others stayed"):
         JobRecipe(Job)
+
+
+def test_a_workflow_sees_why_a_call_was_stopped_and_goes_on_from_its_stash(
+    profile: Profile, tmp_path: Path
+) -> None:
+    class GoOn(gr.CalcJob):
+        class Inputs:
+            start: gr.RemoteStash
+
+        class Outputs:
+            read: str
+
+        def prepare(self, inputs: Any) -> gr.Command:
+            return gr.Command(["cat", "wfc"], prepend_text=f"cp -r {inputs.start}/. .")
+
+        def parse(self, files: Any) -> Any:
+            return {"read": files.text("stdout.txt")}
+
+    @gr.workflow
+    def restart(to: str) -> Any:
+        first = gr.submit(Relax, said="nothing", to=to)
+        first.wait()
+        assert (first.exit_status, first.is_failed) == (150, True)
+        then = gr.submit(GoOn, start=first.outputs.remote_stash)
+        then.wait()
+        return {"read": then.outputs["read"]}
+
+    outputs = gr.run(restart, to=str(tmp_path / "stash"), profile=profile, progress=False)
+    assert outputs["read"].value == "wave\n"
