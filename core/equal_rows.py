@@ -6,7 +6,7 @@ meanwhile. Whoever holds the queue of the follower looks after it; who runs the 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +72,29 @@ def find_reusable(cursor: Any, keys: Collection[bytes]) -> dict[bytes, Source]:
         (list(keys),),
     )
     return {bytes(key): Source(node_id, status, said) for key, node_id, status, said in cursor.fetchall()}
+
+
+def find_failed_before(
+    cursor: Any, sources: Mapping[bytes, Source], calls: Iterable[tuple[int | None, bytes]]
+) -> set[tuple[int | None, bytes]]:
+    """Of calls (workflow, key) those that the same workflow has made before, and that failed.
+
+    No failure answers these: who makes a call again after it failed means it to be tried again.
+    """
+    failures = {key for key, source in sources.items() if source.exit_status}
+    asked: set[tuple[int | None, bytes]] = {
+        (parent, key) for parent, key in calls if parent is not None and key in failures
+    }
+    if not asked:
+        return set()
+    cursor.execute(
+        """
+        SELECT DISTINCT parent_id, key FROM process
+        WHERE key = ANY(%s) AND parent_id = ANY(%s) AND state = 'finished' AND exit_status <> 0
+        """,
+        ([key for _, key in asked], [parent for parent, _ in asked]),
+    )
+    return asked & {(parent, bytes(key)) for parent, key in cursor.fetchall()}
 
 
 def lock_keys(cursor: Any, keys: Collection[bytes]) -> None:

@@ -55,10 +55,14 @@ def sort_out(cursor: Any, ids: Collection[int]) -> dict[int, int]:
     keys = {one.key for one in equal}
     equal_rows.lock_keys(cursor, keys)
     sources, leaders = equal_rows.find_leaders(cursor, keys, but_not=ids)
-    leaders |= {key: source.node_id for key, source in sources.items()}
+    again = equal_rows.find_failed_before(cursor, sources, [(one.parent_id, one.key) for one in equal])
     following = {}
     for one in equal:
-        leader = leaders.setdefault(one.key, one.node_id)
+        source = sources.get(one.key)
+        if source is not None and (one.parent_id, one.key) not in again:
+            leader = source.node_id
+        else:
+            leader = leaders.setdefault(one.key, one.node_id)
         if leader != one.node_id:
             following[one.node_id] = leader
     equal_rows.follow(cursor, following)

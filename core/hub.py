@@ -23,7 +23,7 @@ from grange.core import process as rows
 from grange.core import workflow_rows
 from grange.core.calcfunction import Ran
 from grange.core.database import commit_quickly, is_lost
-from grange.core.equal_rows import find_reusable
+from grange.core.equal_rows import find_failed_before, find_reusable
 from grange.core.errors import DatabaseUnavailable, InputInvalid, LinkInvalid
 from grange.core.future import Future
 from grange.core.graph import forget, load, store
@@ -414,7 +414,7 @@ class Hub:
         for frame in frames:
             if isinstance(frame.stop, AtOutputs):
                 wanted.update((future.id, future) for future in frame.stop.futures)
-        equal = [frame.stop for frame in frames if isinstance(frame.stop, AtCache)]
+        equal = [(frame.process_id, frame.stop) for frame in frames if isinstance(frame.stop, AtCache)]
         with self.profile.transaction_as(self._worker_id) as cursor:
             calls = (
                 workflow_rows.read_calls(cursor, [(one.process_id, one.page_end) for one in pages], PAGE)
@@ -426,9 +426,10 @@ class Hub:
                 cursor, workflow_rows.read_outputs(cursor, [*ended, *wanted.keys()])
             )
             given = workflow_rows.read_given(cursor, [call.node_id for call in calls])
-            reusable = find_reusable(cursor, {stop.key for stop in equal})
-        for stop in equal:
-            stop.found = stop.key in reusable
+            reusable = find_reusable(cursor, {stop.key for _, stop in equal})
+            again = find_failed_before(cursor, reusable, [(id_, stop.key) for id_, stop in equal])
+        for id_, stop in equal:
+            stop.found = stop.key in reusable and (id_, stop.key) not in again
         by_frame = {frame.process_id: frame for frame in pages}
         parents: dict[int, LiveFrame] = {}
         for frame in pages:

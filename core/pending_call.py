@@ -11,7 +11,7 @@ from grange.core import process as rows
 from grange.core.caching import Caching
 from grange.core.calcfunction import Ran, row_of
 from grange.core.calls import Argument, Call, Calls
-from grange.core.equal_rows import Source, find_reusable
+from grange.core.equal_rows import Source, find_failed_before, find_reusable
 from grange.core.future import Future
 from grange.core.graph import clone_outputs, forget, store
 from grange.core.json_value import checked, encoded
@@ -152,14 +152,13 @@ def record(
         new_links += [Link(node, data, LinkType.CREATE, label) for label, data in made.items()]
     writing.nodes = [*inputs.values(), *nodes, *outputs]
     writing.links = new_links
-    sources = find_reusable(
-        cursor,
-        [
-            one.what.call.key
-            for one in pending
-            if isinstance(one.what, FarmCall) and one.what.shared and isinstance(one.what.draft, Draft)
-        ],
-    )
+    asking = [
+        (one.parent_id, one.what.call.key)
+        for one in pending
+        if isinstance(one.what, FarmCall) and one.what.shared and isinstance(one.what.draft, Draft)
+    ]
+    sources = find_reusable(cursor, {key for _, key in asking})
+    again = find_failed_before(cursor, sources, asking)
     store(
         cursor,
         writing.nodes,
@@ -170,7 +169,8 @@ def record(
         reader=profile.read_files,
     )
     for one in pending:
-        one.row = _row_of(one, sources, owner)
+        is_tried_again = isinstance(one.what, FarmCall) and (one.parent_id, one.what.call.key) in again
+        one.row = _row_of(one, {} if is_tried_again else sources, owner)
         one.row.parent_id = one.parent_id
         one.row.sequence = one.sequence
         one.row.call_hash = one.call_hash

@@ -264,3 +264,45 @@ def test_workflows_themselves_are_never_answered(profile: Profile, tmp_path: Pat
     assert query(profile, "SELECT count(*), count(cached_from), count(key) FROM process WHERE workflow") == [
         (2, 0, 0)
     ]
+
+
+def moody(folder: str) -> int:
+    """Fails in a way that it declares, until it has run three times."""
+    import uuid
+    from pathlib import Path
+
+    (Path(folder) / f"ran-{uuid.uuid4().hex}").touch()
+    if len(list(Path(folder).glob("ran-*"))) < 3:
+        return gr.ExitCode(310, "not yet")  # type: ignore[return-value]
+    return 7
+
+
+@gr.workflow
+def patient(folder: str) -> Any:
+    """Makes a call again for as long as it fails."""
+    for _ in range(5):
+        future = gr.submit(moody, folder=folder)
+        future.wait()
+        if future.is_finished_ok:
+            return future.outputs.result
+    return gr.ExitCode(400, "in vain")
+
+
+def test_a_workflow_that_makes_a_call_again_has_it_computed_again(profile: Profile, tmp_path: Path) -> None:
+    folder = str(tmp_path)
+    campaign = gr.Campaign("first", profile)
+    campaign.map(moody, folder=folder)
+    assert campaign.run(progress=False).failed == 1
+    # the first try of the workflow is answered by that failure, those after it are its own
+    given, future = gr.run_get_node(patient, folder=folder, profile=profile, progress=False)
+    assert future.is_finished_ok
+    assert given.value == 7
+    assert query(
+        profile,
+        "SELECT exit_status, cached_from IS NULL FROM process WHERE parent_id = %s AND label = 'moody'"
+        " ORDER BY sequence",
+        future.id,
+    ) == [(310, False), (310, True), (0, True)]
+    # and another workflow is answered by what went well
+    gr.run(patient, folder=folder, profile=profile, progress=False)
+    assert ran(tmp_path) == 3
