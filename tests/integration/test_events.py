@@ -125,7 +125,8 @@ def test_an_equal_process_answers(profile: Profile) -> None:
         ],
     )
     with profile.transaction() as cursor:
-        rows.end(cursor, [End(later, 0, State.FINISHED, 0, None, None, None, None, None, None)])
+        end = End(later, 0, State.FINISHED, 0, None, None, None, None, None, None, cached_from=source)
+        rows.end(cursor, [end])
         cursor.execute("UPDATE process SET cached_from = NULL WHERE node_id = %s", (never,))
     assert told(profile, at_once) == [("reused", 0, str(source))]
     assert told(profile, later) == [("follows", 0, str(source)), ("reused", 0, str(source))]

@@ -119,7 +119,8 @@ CREATE FUNCTION note_changed_processes() RETURNS trigger LANGUAGE plpgsql
 BEGIN
     INSERT INTO event (process_id, time, worker_id, attempt, kind, detail)
     WITH changed AS MATERIALIZED (
-        SELECT n.*, coalesce(n.worker_id, o.worker_id) AS of_worker,
+        SELECT n.node_id, n.attempt, n.state, n.finished_at, n.exit_status, n.exit_message, n.cached_from,
+            n.superseded_by, coalesce(n.worker_id, o.worker_id) AS of_worker,
             CASE WHEN n.paused AND NOT o.paused THEN 'paused'
                  WHEN o.paused AND NOT n.paused THEN 'played'
                  WHEN n.to_kill AND NOT o.to_kill THEN 'kill_asked'
