@@ -55,13 +55,13 @@ def refuse(x: int) -> gr.ExitCode:
 
 
 def square(x: int) -> int:
-    time.sleep(0.03)
+    time.sleep(0.01)
     return x * x
 
 
 def shared_square(x: int) -> int:
     """Few inputs: equal calculations answer each other."""
-    time.sleep(0.02)
+    time.sleep(0.01)
     return x * x
 
 
@@ -291,7 +291,7 @@ def count_open_roots(cursor: Cursor) -> int:
 
 # -- what is true of them
 
-#: The graph below each root as text: for each process its place, name, end, inputs, outputs, callers, reports.
+#: The graph below each root as text: of each process its place, name, end, inputs, outputs, callers, reports.
 #: A data node is where it comes from in this tree and what it is, not its id.
 _GRAPHS = """
 WITH RECURSIVE called AS (
@@ -302,23 +302,26 @@ WITH RECURSIVE called AS (
 ), made AS (
     SELECT l.target_id AS id, called.root, called.place::text || '.' || l.label AS origin
     FROM link l JOIN called ON called.node_id = l.source_id WHERE l.type = 'create'
+), near AS (
+    SELECT l.target_id AS node_id, l.type, l.label, l.source_id AS data_id FROM link l
+    WHERE l.type IN ('input_calc', 'input_work')
+    UNION ALL
+    SELECT l.source_id, l.type, l.label, l.target_id FROM link l WHERE l.type IN ('create', 'return')
 ), ends AS (
-    SELECT called.node_id, string_agg(concat_ws(' ', l.type, l.label, coalesce(made.origin, 'given'),
+    SELECT called.node_id, string_agg(concat_ws(' ', near.type, near.label, coalesce(made.origin, 'given'),
                                                 coalesce(encode(d.hash, 'hex'), d.attributes::text)), ', '
-                                      ORDER BY l.type, l.label) AS said
-    FROM called
-    JOIN link l ON l.target_id = called.node_id AND l.type IN ('input_calc', 'input_work')
-                OR l.source_id = called.node_id AND l.type IN ('create', 'return')
-    JOIN node d ON d.id = CASE WHEN l.target_id = called.node_id THEN l.source_id ELSE l.target_id END
+                                      ORDER BY near.type, near.label) AS said
+    FROM called JOIN near USING (node_id) JOIN node d ON d.id = near.data_id
     LEFT JOIN made ON made.id = d.id AND made.root = called.root
     GROUP BY 1
 ), callers AS (
-    SELECT called.node_id, string_agg(concat_ws(' ', l.type, l.label, l.source_id = p.parent_id), ', ') AS said
+    SELECT called.node_id, string_agg(concat_ws(' ', l.type, l.label, l.source_id = p.parent_id), ', ')
+           AS said
     FROM called JOIN process p USING (node_id)
     JOIN link l ON l.target_id = called.node_id AND l.type IN ('call_calc', 'call_work') GROUP BY 1
 ), reports AS (
-    SELECT node_id, string_agg(levelname || ' ' || CASE WHEN levelname = 'ERROR' THEN '' ELSE message END, ', '
-                               ORDER BY number) AS said
+    SELECT node_id, string_agg(levelname || ' ' || CASE WHEN levelname = 'ERROR' THEN '' ELSE message END,
+                               ', ' ORDER BY number) AS said
     FROM log WHERE number IS NOT NULL GROUP BY 1
 )
 SELECT root_node.label, root_process.label, root_node.id,
@@ -328,7 +331,8 @@ SELECT root_node.label, root_process.label, root_node.id,
                   ORDER BY called.place)
 FROM called
 JOIN process p ON p.node_id = called.node_id JOIN node n ON n.id = called.node_id
-JOIN node root_node ON root_node.id = called.root JOIN process root_process ON root_process.node_id = called.root
+JOIN node root_node ON root_node.id = called.root
+JOIN process root_process ON root_process.node_id = called.root
 LEFT JOIN ends ON ends.node_id = n.id LEFT JOIN callers ON callers.node_id = n.id
 LEFT JOIN reports ON reports.node_id = n.id
 GROUP BY 1, 2, 3 ORDER BY 3
@@ -382,8 +386,8 @@ def ask(profile: Profile, statement: str, *values: object, patience_s: float = 6
 
 #: What must find nothing when everything has ended, and how it is called.
 _NONE_OF = {
-    "processes that have not ended": "SELECT node_id, label, state::text, ready, worker_id, open_children FROM"
-    " process WHERE state IN ('created', 'waiting', 'running')",
+    "processes that have not ended": "SELECT node_id, label, state::text, ready, worker_id, open_children"
+    " FROM process WHERE state IN ('created', 'waiting', 'running')",
     "calls that are counted as open": "SELECT node_id, label, open_children FROM process"
     " WHERE open_children <> 0",
     "calls made twice": "SELECT parent_id, sequence FROM process WHERE parent_id IS NOT NULL"
@@ -392,18 +396,18 @@ _NONE_OF = {
     " GROUP BY 1 HAVING max(sequence) <> count(*)",
     "nodes of processes without a row": "SELECT id, node_type FROM node LEFT JOIN process ON node_id = id"
     " WHERE kind <> 'data' AND node_id IS NULL",
-    "data that nothing made or takes": "SELECT id FROM node WHERE kind = 'data' AND NOT EXISTS"
-    " (SELECT FROM link WHERE source_id = id OR target_id = id)",
+    "data that nothing made or takes": "SELECT id FROM node WHERE kind = 'data'"
+    " EXCEPT SELECT source_id FROM link EXCEPT SELECT target_id FROM link",
     "outputs made twice": "SELECT source_id, label FROM link WHERE type IN ('create', 'return')"
     " GROUP BY 1, 2 HAVING count(*) > 1",
     "calls without the link of their caller": "SELECT node_id FROM process WHERE parent_id IS NOT NULL AND"
     " NOT EXISTS (SELECT FROM link WHERE target_id = node_id AND source_id = parent_id"
     " AND type IN ('call_calc', 'call_work'))",
     # Events explain the states.
-    "processes that did not begin once": "SELECT p.node_id, p.label FROM process p LEFT JOIN event e"
-    " ON e.process_id = p.node_id AND e.kind IN ('created', 'submitted') AND e.id = (SELECT min(id) FROM event"
-    " WHERE process_id = p.node_id) WHERE e.id IS NULL AND p.attempt > 0 AND p.worker_id IS NOT NULL"
-    " AND p.queue_id IS NOT NULL",
+    "processes that do not begin with being recorded, once": "SELECT process_id,"
+    " array_agg(kind::text ORDER BY id) FROM event GROUP BY 1"
+    " HAVING count(*) FILTER (WHERE kind IN ('created', 'submitted')) > 1 OR count(*) > 1"
+    " AND (array_agg(kind::text ORDER BY id))[1] NOT IN ('created', 'submitted', 'follows')",
     "processes that did not end once, in their state, last": "SELECT p.node_id, p.label, p.state::text,"
     " array_agg(e.kind::text ORDER BY e.id) FROM process p LEFT JOIN event e ON e.process_id = p.node_id"
     " GROUP BY 1, 2, 3, p.cached_from HAVING count(*) FILTER (WHERE e.kind IN"
