@@ -24,6 +24,8 @@ from hypothesis import strategies as st
 from grange.farm import lookout, read_result_pack, runner, stower
 from grange.farm.chunk_folder import write_chunk
 from grange.farm.errors import ResultMalformed
+from grange.farm.monitor import Monitor
+from grange.farm.stash import Stash
 from grange.farm.task import CommandTask, Resources
 from grange.repository.key import key_of
 
@@ -75,10 +77,22 @@ OTHERS = list(interpreters())
 
 @pytest.mark.parametrize("python", OTHERS or [pytest.param("", marks=pytest.mark.skip("no other Python"))])
 def test_other_interpreters_run_it(python: str, tmp_path: Path) -> None:
-    folder = chunk(tmp_path, CommandTask("a", ("sh", "-c", "echo $0; exit 3"), retrieve=("**/x*",)))
-    subprocess.run([python, "-I", "-S", runner.__file__, "run", str(folder)], check=True, timeout=30)
-    (result,) = read_result_pack(folder / "result-1.zip").results
-    assert (result.outcome, result.return_code) == ("finished", 3)
+    watched = CommandTask(
+        "b",
+        ("sh", "-c", "echo kept > x; echo bad; sleep 60"),
+        monitors=(Monitor("stdout.txt", "^bad$", every_s=0.1),),
+        stash=Stash(("x",), str(tmp_path / "stash"), "tar.gz"),
+    )
+    folder = chunk(tmp_path, CommandTask("a", ("sh", "-c", "echo $0; exit 3"), retrieve=("**/x*",)), watched)
+    subprocess.run([python, "-I", "-S", runner.__file__, "run", str(folder)], check=True, timeout=60)
+    first, second = sorted(
+        (result for path in folder.glob("result-*.zip") for result in read_result_pack(path).results),
+        key=lambda result: result.id,
+    )
+    assert (first.outcome, first.return_code) == ("finished", 3)
+    assert (second.outcome, second.message) == ("stopped", "stdout.txt: bad")
+    assert second.stash is not None
+    assert Path(second.stash.path).exists()
 
 
 # Packs
