@@ -89,6 +89,7 @@ def script_of(page: Path) -> str:
         "docs/workchains.md",
         "docs/workflows.md",
         "docs/daemon.md",
+        "docs/processes.md",
         "docs/programs.md",
         "README.md",
     ],
