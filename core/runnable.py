@@ -73,7 +73,7 @@ def calls_of(
         implied |= {
             name: Fixed(value) for name, value in recipe.ports.defaults().items() if value is not None
         }
-    given = {**implied, **inputs}
+    given = {**inputs, **{name: value for name, value in implied.items() if name not in inputs}}
     if one:
         given = {
             name: value if isinstance(value, Fixed) else Fixed(value)
