@@ -100,7 +100,7 @@ class Supervisor:
         while self._end is None or self._children:
             self._wait()
             self._reap()
-            if self._end is None and self._stopping():
+            if self._end != "stop" and self._stopping():
                 self._begin_end("stop")
             if self._is_home_there():
                 self._look()
@@ -109,7 +109,7 @@ class Supervisor:
             with suppress(DatabaseUnavailable):
                 self._note_stopped()
         self._logger.info("daemon %d has ended", self._id)
-        return self._end
+        return self._end or "stop"
 
     def _note_stopped(self) -> None:
         """Note that nobody of this daemon lives any more, once PostgreSQL has noticed, too."""
@@ -121,7 +121,10 @@ class Supervisor:
                     break
             time.sleep(SHORTEST_S)
         with self._profile.transaction() as cursor:
-            daemon_rows.note_stopped(cursor, self._id)
+            row = daemon_rows.note_stopped(cursor, self._id)
+        if row is not None:  # what was wished for last
+            self._workers = row.workers_wanted
+            self._end = "stop" if row.stop_asked_at else self._end
 
     @property
     def workers(self) -> int:
@@ -142,7 +145,7 @@ class Supervisor:
             pass
         except OSError:
             return True  # a file server that is away for a while
-        if self._end is None:
+        if self._end != "stop":
             self._logger.error("%s is gone", self._home)
             self._begin_end("stop")
         return False
@@ -179,7 +182,7 @@ class Supervisor:
         try:
             daemon_rows.register_again(connection, self._id, self._home)
         except DaemonException as error:
-            self._logger.error("%s; this one ends", error)
+            self._logger.error("%s", error)
             self._begin_end("stop")
         self._session = connection
 
@@ -188,8 +191,9 @@ class Supervisor:
             row = daemon_rows.find(cursor, self._id)
             locked = profile_lock.find(cursor)
         if row is None:
-            self._logger.error("the row of this daemon is gone from the database; it ends")
-            self._begin_end("stop")
+            if self._end != "stop":
+                self._logger.error("the row of this daemon is gone from the database")
+                self._begin_end("stop")
             return
         if row.workers_wanted != self._workers:
             self._logger.info("%d workers are wanted, not %d", row.workers_wanted, self._workers)
@@ -198,8 +202,10 @@ class Supervisor:
             self._locked = locked is not None
             said = f"the profile is {locked}: nobody works" if locked else "the profile is unlocked"
             self._logger.info("%s", said)
-        if self._end is None and (row.stop_asked_at or row.restart_asked_at):
-            self._begin_end("stop" if row.stop_asked_at else "restart")
+        if row.stop_asked_at and self._end != "stop":
+            self._begin_end("stop")
+        elif row.restart_asked_at and self._end is None:
+            self._begin_end("restart")
 
     def _read_queues(self) -> None:
         """Add what waits for a dispatcher and has none. It is taken out when its dispatcher ends."""
@@ -330,7 +336,7 @@ class Supervisor:
         while (left_s := until_s - time.monotonic()) > 0:
             poll = select.poll()
             signals = {self._deaths.descriptor}
-            if self._end is None:
+            if self._end != "stop":
                 signals |= set(self._stopping.descriptors)
             for descriptor in signals:
                 poll.register(descriptor, select.POLLIN)

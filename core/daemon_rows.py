@@ -120,10 +120,15 @@ def find(cursor: Cursor, daemon_id: int) -> DaemonRow | None:
     return None if row is None else DaemonRow(*row)
 
 
-def note_stopped(cursor: Cursor, daemon_id: int) -> None:
-    """The daemon ends, with all that it has started."""
-    cursor.execute("UPDATE daemon SET stopped_at = now() WHERE id = %s", (daemon_id,))
+def note_stopped(cursor: Cursor, daemon_id: int) -> DaemonRow | None:
+    """The daemon ends, with all that it has started; its row, with what was wished for last."""
+    cursor.execute(
+        f"UPDATE daemon SET stopped_at = now() WHERE id = %s RETURNING {_COLUMNS}",  # noqa: S608
+        (daemon_id,),
+    )
+    row = cursor.fetchone()
     cursor.execute(_NOTIFY)
+    return None if row is None else DaemonRow(*row)
 
 
 def note_dead(cursor: Cursor) -> list[DaemonRow]:

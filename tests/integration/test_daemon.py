@@ -76,6 +76,11 @@ def worker_pids(client: DaemonClient) -> list[int]:
     return [part.pid for part in client.get_status().workers]
 
 
+def said(client: DaemonClient, text: str) -> bool:
+    """Whether the supervisor has said something."""
+    return any(text in line for line in daemon_log.tail(client.profile.home, "daemon", 50))
+
+
 def locks(profile: Profile) -> int:
     """How many advisory locks other sessions of the database hold."""
     with profile.transaction() as cursor:
@@ -137,9 +142,9 @@ def test_of_several_that_start_at_once_one_becomes_the_daemon(client: DaemonClie
     processes = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)
     ]
-    said = [(process.communicate(timeout=PATIENCE_S), process.returncode) for process in processes]
-    assert sorted(status for _, status in said) == [0, 1, 1, 1]
-    assert all("runs already" in stderr for (_, stderr), status in said if status)
+    ended = [(process.communicate(timeout=PATIENCE_S), process.returncode) for process in processes]
+    assert sorted(status for _, status in ended) == [0, 1, 1, 1]
+    assert all("runs already" in stderr for (_, stderr), status in ended if status)
     with client.profile.transaction() as cursor:
         assert len(daemon_rows.find_alive(cursor)) == 1
 
@@ -181,6 +186,33 @@ def test_it_begins_anew_in_the_same_process(client: DaemonClient) -> None:
     assert {part.pid for part in after.workers}.isdisjoint(part.pid for part in before.workers)
     client.restart(2)
     assert len(worker_pids(client)) == 2
+
+
+def test_who_wishes_for_its_end_while_it_begins_anew_is_heard(client: DaemonClient) -> None:
+    """Whatever it is at when the wish comes: the worker cannot end yet, so that it surely still runs."""
+    client.start_daemon(1)
+    (stuck,) = worker_pids(client)
+    pid = client.get_daemon_pid()
+    assert pid is not None
+    os.kill(stuck, signal.SIGSTOP)
+    client.restart_daemon(wait=False)
+    until(lambda: said(client, "asked to restart"), "it has heard the first wish")
+    client.stop_daemon()
+    until(lambda: not lives(pid), "it has ended")
+    assert not client.is_daemon_running
+
+
+def test_a_signal_while_it_begins_anew_ends_it(client: DaemonClient) -> None:
+    client.start_daemon(1)
+    (stuck,) = worker_pids(client)
+    pid = client.get_daemon_pid()
+    assert pid is not None
+    os.kill(stuck, signal.SIGSTOP)
+    client.restart_daemon(wait=False)
+    until(lambda: said(client, "asked to restart"), "it has heard the first wish")
+    os.kill(pid, signal.SIGTERM)
+    until(lambda: not lives(pid), "it has ended")
+    assert not client.is_daemon_running
 
 
 def test_why_it_cannot_begin_is_told(client: DaemonClient) -> None:
@@ -236,7 +268,7 @@ def test_a_worker_that_was_killed_is_revived(client: DaemonClient) -> None:
             return cursor.fetchone() == (1,)
 
     until(is_noted, "its end is noted")
-    assert any("was ended by SIGKILL" in line for line in daemon_log.tail(client.profile.home, "daemon", 20))
+    assert said(client, "was ended by SIGKILL")
 
 
 def test_when_the_supervisor_is_killed_its_workers_end_and_another_may_begin(client: DaemonClient) -> None:
@@ -261,8 +293,7 @@ def test_what_does_not_end_is_killed(client: DaemonClient) -> None:
     os.kill(stuck, signal.SIGSTOP)
     client.stop_daemon()
     assert not lives(stuck)
-    said = daemon_log.tail(client.profile.home, "daemon", 20)
-    assert any("worker 1 does not end by itself: killed" in line for line in said)
+    assert said(client, "worker 1 does not end by itself: killed")
 
 
 def test_what_a_dead_supervisor_has_left_is_ended_by_the_next(client: DaemonClient) -> None:
@@ -404,10 +435,10 @@ def test_in_the_foreground_it_tells_systemd_and_ends_by_a_signal(
             assert not lives(worker)
             process.send_signal(signal.SIGTERM)
             assert systemd.recv(100) == b"STOPPING=1"
-            _, said = process.communicate(timeout=PATIENCE_S)
+            _, text = process.communicate(timeout=PATIENCE_S)
             assert process.returncode == 0
-    assert "worker 1 runs as process" in said
-    assert "begins" in said  # the worker's own
+    assert "worker 1 runs as process" in text
+    assert "begins" in text  # the worker's own
     assert not client.is_daemon_running
 
 

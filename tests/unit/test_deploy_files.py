@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import subprocess
 from base64 import b64decode
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from grange.cli.entry import run
 from grange.core.computer_file import computer_of, read
 from grange.core.daemon_settings import DaemonSettings
 
@@ -89,6 +91,18 @@ def test_the_daemon_has_the_time_it_needs_and_ends_its_own_processes() -> None:
     assert settings["Type"] == "notify"
     assert settings["KillMode"] == "process"
     assert float(settings["TimeoutStopSec"]) > 2 * DaemonSettings().grace_s
+
+
+def test_the_container_starts_what_there_is() -> None:
+    text = (DEPLOY / "container" / "Dockerfile").read_text("utf-8")
+    commands = [
+        json.loads(found) for found in re.findall(r"^(?:ENTRYPOINT|HEALTHCHECK .*CMD) (\[.*\])", text, re.M)
+    ]
+    assert len(commands) == 2
+    for command in commands:
+        words = command[command.index("grange") + 1 :]
+        assert run([*words, "--help"]) == 0, words
+    assert "\nUSER grange\n" in text
 
 
 def test_minio_is_confined() -> None:
