@@ -134,7 +134,7 @@ def _imported(
             taken = importing.taken(calls.slice(start, start + SLICE), opened[start : start + SLICE])
             for some in _portions(taken):
                 for process_id, conclusion in importing.record(some):
-                    future = Future(waiter, calls.recipe.label, process_id)
+                    future = Future(waiter, calls.recipe.label, process_id, calls.recipe.node_class)
                     future.settle(conclusion.state, conclusion.exit_status, conclusion.message or None)
                     futures.append(future)
     return futures

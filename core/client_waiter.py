@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import cast
 
 from grange.core import workflow_rows
 from grange.core.future import Future
 from grange.core.graph import load
-from grange.core.node import Data
+from grange.core.node import Data, ProcessNode, class_of
 from grange.core.process import ENDED_NEWS
 from grange.core.profile import Profile
 from grange.core.transition import State
@@ -134,13 +135,15 @@ def future_of(profile: Profile, process_id: int) -> Future:
 
     with profile.transaction() as cursor:
         cursor.execute(
-            "SELECT label, state::text, exit_status, exit_message FROM process WHERE node_id = %s",
+            "SELECT process.label, state::text, exit_status, exit_message, node_type, kind::text"
+            " FROM process JOIN node ON node.id = node_id WHERE node_id = %s",
             (process_id,),
         )
         row = cursor.fetchone()
     if row is None:
         raise NotFound(f"no process has the id {process_id}")
-    label, state, status, message = row
-    future = Future(ClientWaiter(profile), label, process_id)
+    label, state, status, message, node_type, kind = row
+    node_class = cast(type[ProcessNode], class_of(node_type, kind))
+    future = Future(ClientWaiter(profile), label, process_id, node_class)
     future.settle(State(state), status, message)
     return future

@@ -9,7 +9,7 @@ from grange.core.errors import GrangeError
 from grange.core.transition import ENDED, State
 
 if TYPE_CHECKING:
-    from grange.core.node import Data
+    from grange.core.node import Data, ProcessNode
 
 
 class ProcessFailed(GrangeError):
@@ -57,7 +57,7 @@ class Future:
     """A process that was submitted.
 
         future = gr.submit(energy, structure=structure)
-        future.result()          # the output node, or a dict of them by name; ProcessFailed if it failed
+        future.result()          # what it gave: a node, or a dict of nodes; ProcessFailed if it failed
         future.outputs.energy    # outputs by name, whether it went well or not
         future.exit_status
 
@@ -66,6 +66,7 @@ class Future:
 
     __slots__ = (
         "_id",
+        "_node_class",
         "_outputs",
         "_state",
         "_waiter",
@@ -74,9 +75,16 @@ class Future:
         "process_label",
     )
 
-    def __init__(self, waiter: Waiter, process_label: str, process_id: int | None = None) -> None:
+    def __init__(
+        self,
+        waiter: Waiter,
+        process_label: str,
+        process_id: int | None = None,
+        node_class: type[ProcessNode] | None = None,
+    ) -> None:
         self._waiter = waiter
         self._id = process_id
+        self._node_class = node_class
         self._state = State.CREATED
         self._outputs: Outputs | None = None
         self.process_label = process_label
@@ -165,16 +173,25 @@ class Future:
         return self.wait(0.0)
 
     def result(self, timeout_s: float | None = None) -> Any:
-        """What it gave, once it has ended: the node of the output "result", or all outputs by name.
+        """What it gave, once it has ended.
+
+        Of a function what it returned: a node, or a dict of nodes by name; what it printed is not among them
+        (outputs.retrieved). Of a WorkChain or a program always a dict of all outputs.
 
         Errors: ProcessFailed; TimeoutError after timeout_s seconds.
         """
+        from grange.core.node import CalcFunctionNode, CalcJobNode, WorkChainNode
+
         if not self.wait(timeout_s):
             raise TimeoutError(f"{self.said()} after {timeout_s} s")
         if not self.is_finished_ok:
             raise ProcessFailed(self)
-        outputs = self.outputs
-        return outputs["result"] if list(outputs) == ["result"] else dict(outputs.items())
+        outputs = dict(self.outputs.items())
+        if self._node_class in (CalcJobNode, WorkChainNode):
+            return outputs
+        if self._node_class is CalcFunctionNode:
+            outputs.pop("retrieved", None)
+        return outputs["result"] if list(outputs) == ["result"] else outputs
 
     @property
     def outputs(self) -> Outputs:

@@ -16,6 +16,7 @@ from grange.core.current_frame import calculating, enter_frame
 from grange.core.errors import GrangeError
 from grange.core.exit_status import CALL_FAILED
 from grange.core.future import Future, ProcessFailed
+from grange.core.node import CalcFunctionNode
 from grange.core.pending_call import (
     FarmCall,
     PendingCall,
@@ -32,7 +33,7 @@ from grange.farm.task import Resources
 
 if TYPE_CHECKING:
     from grange.core.hub import Hub
-    from grange.core.node import Data
+    from grange.core.node import Data, ProcessNode
     from grange.core.profile import Profile
 
 #: The attribute of a workflow's node that says where its calls are run, unless they say otherwise.
@@ -105,8 +106,10 @@ class CallFuture(Future):
 
     __slots__ = ("sequence",)
 
-    def __init__(self, frame: LiveFrame, process_label: str, sequence: int) -> None:
-        super().__init__(frame, process_label)
+    def __init__(
+        self, frame: LiveFrame, process_label: str, sequence: int, node_class: type[ProcessNode]
+    ) -> None:
+        super().__init__(frame, process_label, node_class=node_class)
         self.sequence = sequence
 
 
@@ -291,8 +294,10 @@ class LiveFrame:
             "and the code ends without it"
         )
 
-    def _answered(self, label: str, number: int, recorded: RecordedCall) -> CallFuture:
-        future = CallFuture(self, label, number)
+    def _answered(
+        self, label: str, number: int, recorded: RecordedCall, node_class: type[ProcessNode]
+    ) -> CallFuture:
+        future = CallFuture(self, label, number, node_class)
         future.named(recorded.node_id)
         if recorded.state in ENDED:
             future.settle(recorded.state, recorded.exit_status, recorded.exit_message)
@@ -384,7 +389,7 @@ class LiveFrame:
         number, recorded = self._recorded(call_hash, recipe.label)
         if recorded is not None:
             self._bind(recorded, given.nodes)
-            return self._answered(recipe.label, number, recorded)
+            return self._answered(recipe.label, number, recorded, recipe.node_class)
         where = executor or self.executor
         more = {EXECUTOR_ATTRIBUTE: where} if where else {}
         what = WorkflowCall(recipe, given, {**more, **recorded_blocks()})
@@ -400,7 +405,7 @@ class LiveFrame:
             number, recorded = self._recorded(call_hash, recipe.label)
             if recorded is not None:
                 self._bind(recorded, nodes_of(call.arguments))
-                futures.append(self._answered(recipe.label, number, recorded))
+                futures.append(self._answered(recipe.label, number, recorded, recipe.node_class))
                 continue
             queue_id = self.hub.queues.of(executor or self.executor, call.values())
             what = FarmCall(calls, call, queue_id, self.hub.queues.computer_of(queue_id))
@@ -416,7 +421,14 @@ class LiveFrame:
         number: int,
         link_label: str,
     ) -> CallFuture:
-        future = CallFuture(self, process_label, number)
+        match what:
+            case WorkflowCall():
+                node_class: type[ProcessNode] = what.recipe.node_class
+            case FarmCall():
+                node_class = what.calls.recipe.node_class
+            case _:
+                node_class = CalcFunctionNode
+        future = CallFuture(self, process_label, number, node_class)
         self.pending.append(PendingCall(what, future, label, call_hash, self.process_id, number, link_label))
         return future
 
@@ -427,7 +439,7 @@ class LiveFrame:
         number, recorded = self._recorded(call_hash, function.label)
         if recorded is not None:
             self._bind(recorded, nodes_of(arguments))
-            future = self._answered(function.label, number, recorded)
+            future = self._answered(function.label, number, recorded, CalcFunctionNode)
             return future.result()
         caching = function.caching_of_call(self.profile.config.caching)
         what: FarmCall | Ran

@@ -180,8 +180,9 @@ def run(
 ) -> Any:
     """Run a process here and now, and wait for it: a workflow's code runs in this process.
 
-    What it hands to the farm is run by this process, too, unless somebody else is at it. Returns the output
-    node of the name "result" where that is the only one, else all outputs by name.
+    What it hands to the farm is run by this process, too, unless somebody else is at it. Returns what
+    it gave: of a function what it returned, as a node or a dict of nodes; of a WorkChain or a program a dict
+    of all its outputs.
 
     Errors: InputInvalid before anything is stored; ProcessFailed. When it is interrupted, what was recorded
     stays: a daemon goes on with it, or `grange process run ID`.
@@ -349,7 +350,9 @@ def _pending(
         for checked, name in zip(given, _names(recipe.label, labels, len(given)), strict=True):
             what = WorkflowCall(recipe, checked, attributes)
             call_hash = hash_of_given(recipe.process_type, checked)
-            calls.append(PendingCall(what, Future(waiter, recipe.label), name, call_hash))
+            calls.append(
+                PendingCall(what, Future(waiter, recipe.label, node_class=recipe.node_class), name, call_hash)
+            )
         return calls
     farm = calls_of(
         profile,
@@ -361,13 +364,13 @@ def _pending(
         cache=cache,
     )
     names = _names(farm.recipe.label, labels, len(farm))
-    label = farm.recipe.label
+    label, node_class = farm.recipe.label, farm.recipe.node_class
     calls = []
     for call, name in zip(farm.slice(0, len(farm)), names, strict=True):
         queue_id = queues.of(executor, call.values())
         farm_call = FarmCall(farm, call, queue_id, queues.computer_of(queue_id))
         call_hash = hash_of_arguments(farm.recipe.process_type, call.arguments)
-        calls.append(PendingCall(farm_call, Future(waiter, label), name, call_hash))
+        calls.append(PendingCall(farm_call, Future(waiter, label, node_class=node_class), name, call_hash))
     return calls
 
 

@@ -120,7 +120,7 @@ class WorkflowMap:
                 continue
             one = PendingCall(
                 WorkflowCall(self.recipe, self._given[number], attributes),
-                Future(waiter, self.recipe.label),
+                Future(waiter, self.recipe.label, node_class=self.recipe.node_class),
                 self._labels[number],
                 hash_of_given(self.recipe.process_type, self._given[number]),
             )
