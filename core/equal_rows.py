@@ -100,11 +100,13 @@ def find_failed_before(
 def lock_keys(cursor: Any, keys: Collection[bytes]) -> None:
     """Be alone with these keys to the end of the transaction.
 
-    The last lock that a transaction takes: who has it waits for nobody.
+    The last lock that a transaction takes: who has it waits for nobody. So it is sure by then to be let
+    write, whoever deletes nodes.
     """
     if keys:
         cursor.execute(
-            "SELECT pg_advisory_xact_lock(%s, number) FROM unnest(%s::int[]) AS number",
+            "LOCK TABLE link IN ROW EXCLUSIVE MODE;"
+            " SELECT pg_advisory_xact_lock(%s, number) FROM unnest(%s::int[]) AS number",
             (KEY_LOCK, sorted({key[0] % KEY_LOCKS for key in keys})),
         )
 

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 import grange as gr
+from grange.cli.entry import run as run_command
 from grange.core import equal_rows, following, process_control
 from grange.core.engine import Progress
 from grange.core.profile import Profile, open_profile
@@ -169,7 +170,7 @@ def nothing_left(profile: Profile) -> None:
 
 
 def test_equal_calls_of_two_campaigns_at_the_same_time_are_computed_once(
-    profile: Profile, gate: Gate
+    profile: Profile, gate: Gate, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = str(gate.folder)
     with running(profile.home, "first", {"x": [1, 2], "folder": folder}) as first:
@@ -179,6 +180,14 @@ def test_equal_calls_of_two_campaigns_at_the_same_time_are_computed_once(
                 lambda: len(following_of(profile, "second")) == 2 and following_of(profile, "second"),
                 "two calls of the second follow",
             )
+            assert run_command(["--home", str(profile.home), "process", "list", "-C", "second"]) == 0
+            lines = capsys.readouterr().out.splitlines()
+            assert [
+                f"equal to {leader}" in line and "created for an equal one" in line
+                for (follower, leader) in found
+                for line in lines
+                if line.split()[0] == str(follower)
+            ] == [True, True]
             leaders = {
                 row[0] for row in query(profile, "SELECT node_id FROM process WHERE cached_from IS NULL")
             }
