@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Literal
 
 from grange.core import daemon_rows, profile_lock, supervision
-from grange.core.daemon_child import DATABASE_AWAY, Child, how_ended, is_process_of
+from grange.core.daemon_child import DATABASE_AWAY, Child, how_ended, is_process_of, is_supervisor
 from grange.core.daemon_log import begin_logging, bound_logs, open_log
 from grange.core.database import Connection
 from grange.core.errors import DaemonException, DatabaseUnavailable
@@ -88,12 +88,24 @@ class Supervisor:
 
         Errors: DaemonException where there is one already.
         """
-        profile = self._profile
-        self._id = daemon_rows.register(profile.connection, self._home, self._workers)
-        self._session = profile.connection
-        self._logger.info("daemon %d of %s begins as process %d", self._id, profile.home, os.getpid())
+        self._id = self._registered()
+        self._session = self._profile.connection
+        self._logger.info("daemon %d of %s begins as process %d", self._id, self._profile.home, os.getpid())
         self._look()
         self._act()
+
+    def _registered(self) -> int:
+        """The id of this daemon; one that was killed is given the time that PostgreSQL needs to notice."""
+        until_s = time.monotonic() + LAST_S
+        while True:
+            try:
+                return daemon_rows.register(self._profile.connection, self._home, self._workers)
+            except DaemonException:
+                with self._profile.transaction() as cursor:
+                    alive = daemon_rows.find_alive(cursor, socket.gethostname(), self._home)
+                if time.monotonic() >= until_s or any(is_supervisor(row.pid) for row in alive):
+                    raise
+            time.sleep(SHORTEST_S)
 
     def run(self) -> End:
         """Supervise until somebody wants it to end, then until all its processes have ended."""

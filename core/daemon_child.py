@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -87,10 +88,20 @@ def how_ended(status: int) -> str:
 
 
 def is_supervisor(pid: int) -> bool:
-    """Whether a process on this machine is the supervisor of some daemon."""
+    """Whether a process on this machine is the supervisor of some daemon, and not just being killed."""
     words = _command_line(pid)
     by_command = b"--foreground" in words and b"daemon" in words
-    return b"grange.core.daemon" in words or by_command
+    return (b"grange.core.daemon" in words or by_command) and not _is_being_killed(pid)
+
+
+def _is_being_killed(pid: int) -> bool:
+    """Whether a SIGKILL is on its way to a process, which on a busy machine lives on for a moment."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True
+    pending = re.findall(r"^(?:SigPnd|ShdPnd):\s*([0-9a-f]+)$", status, re.MULTILINE)
+    return any(int(mask, 16) & 1 << signal.SIGKILL - 1 for mask in pending)
 
 
 def is_process_of(pid: int, module: str, daemon_id: int) -> bool:

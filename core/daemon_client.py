@@ -25,7 +25,7 @@ from grange.core.errors import (
 from grange.core.profile import Profile
 
 _LOG = "daemon"
-#: Seconds in which a supervisor whose session was lost has another, where the database is there.
+#: Seconds in which a supervisor whose session was lost has another, or PostgreSQL notices that it is gone.
 RETURNS_S = 5.0
 
 
@@ -132,9 +132,12 @@ class DaemonClient:
             locked = profile_lock.find(cursor)
         if locked is not None:
             raise ProfileLocked(f"the profile is {locked}")
-        running = self._found()
-        if running is not None:
-            raise DaemonException(f"the daemon runs already, as process {running.pid}")
+        until_s = time.monotonic() + RETURNS_S
+        while (running := self._found()) is not None:
+            # That of one that was killed: PostgreSQL notices in a moment.
+            if is_supervisor(running.pid) or time.monotonic() >= until_s:
+                raise DaemonException(f"the daemon runs already, as process {running.pid}")
+            time.sleep(0.05)
         self._spawn(number_workers, deadline_s)
         if wait:
             self._wait_until(lambda: self.get_status().is_whole, deadline_s, "its workers to come up")

@@ -287,6 +287,16 @@ def test_when_the_supervisor_is_killed_its_workers_end_and_another_may_begin(cli
         assert cursor.fetchone() == (1,)
 
 
+def test_another_may_begin_at_once_after_a_kill(client: DaemonClient) -> None:
+    """Nobody has to wait until the operating system and PostgreSQL are through with the last one."""
+    for _ in range(5):
+        client.start_daemon(0)
+        pid = client.get_daemon_pid()
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+    client.start_daemon(0)
+
+
 def test_what_does_not_end_is_killed(client: DaemonClient) -> None:
     client.start_daemon(1)
     (stuck,) = worker_pids(client)
