@@ -30,9 +30,12 @@ from grange.core.worker import free_dead
 
 TESTS = str(Path(__file__).parent)
 WORKERS = 2
-#: Seconds that anything may take which a fault is waited for with; the sizes of the file system.
+#: Seconds that anything may take that is waited for.
 PATIENCE_S = 90.0
+#: Bytes of the file system of PostgreSQL; it takes from memory what is in use.
 ROOM = 3 << 30
+#: Seconds in which a part that chance has chosen has to be found at work.
+MOMENT_S = 0.5
 #: The kinds of faults that chance chooses from, once each has been done.
 OFTEN = ("worker", "worker", "dispatcher", "runner", "client", "connections", "supervisor", "postgres")
 
@@ -214,7 +217,10 @@ class FaultyEngine:
 
     def _kill_when(self, find: Callable[[], int | None], certain: bool, what: str) -> bool:
         if not certain:
-            return self._kill(find())
+            until = time.monotonic() + MOMENT_S
+            while not (struck := self._kill(find())) and time.monotonic() < until:
+                time.sleep(0.005)
+            return struck
         self.until(lambda: self._kill(find()), f"{what} is never at work")
         return True
 
