@@ -51,6 +51,8 @@ def work(profile: Profile, stopping: Stopping, run: Callable[[Callable[[], bool]
             continue
         if not standing_by:
             logger.info("stands by: the profile is %s", locked)
+            # With its session goes all that it may hold, the store among it: that may be moved now.
+            profile.connection.close()
         standing_by = True
         stopping.wait(LOOK_S)
 

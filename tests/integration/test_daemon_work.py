@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import grange as gr
-from grange.core import profile_lock
+from grange.core import profile_lock, store_lock
 from grange.core.daemon_client import DaemonClient
 from grange.core.daemon_rows import PartRow
 from grange.core.profile import Profile, open_profile
@@ -156,6 +156,8 @@ def test_a_lock_lets_workflows_rest_and_go_on(client: DaemonClient, profile: Pro
     with profile.transaction() as cursor:
         profile_lock.lock(cursor, "a new disk", "ada")
     assert profile_lock.wait_until_idle(profile, PATIENCE_S) == []
+    # nor does anybody have files open: the store could be moved now
+    until(lambda: store_lock.holders(profile.connection)[0] == 0, "nobody has the store open")
     done = count(profile, finished)
     gate.touch()
     time.sleep(1.2)  # longer than anybody waits until he looks again
