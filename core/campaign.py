@@ -272,6 +272,9 @@ class Campaign:
         stop = _Stop()
         with _interruptible(stop.ask):
             ended = run_campaign_here(self.profile, self.id, seen, show, stop.is_asked)
+            if ended and self._maps:
+                Follower(self.profile, self.id, seen, self._places).conclude()
+                show(seen)
         if not ended:
             with self.profile.transaction() as cursor:
                 unmark_submitted(cursor, self.id, only_if_done=False)

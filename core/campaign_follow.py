@@ -51,7 +51,7 @@ class Follower:
                 holder = find_holder(cursor, self._campaign_id)
                 unfinished = rows.count_unfinished(cursor, self._campaign_id)
             if not unfinished:
-                self._conclude()
+                self.conclude()
                 show(progress)
                 return True
             if holder is None:
@@ -62,8 +62,8 @@ class Follower:
             _pause(max(LOOK_S, REST * (time.monotonic() - began)), stopping)
         return False
 
-    def _conclude(self) -> None:
-        """Count what has failed, and what is set aside and not part of the total."""
+    def conclude(self) -> None:
+        """All has ended: count what has failed, and what is set aside and not part of the total."""
         progress = self.progress
         if not self._places:
             progress.done = progress.total

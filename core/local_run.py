@@ -87,11 +87,12 @@ def run_campaign_here(
         queues.add(campaign_id)
     over_at = 0.0
     left = 1
+    failed_before: int | None = None
 
     with _Running(profile) as running:
 
         def over() -> bool:
-            nonlocal over_at, left
+            nonlocal over_at, left, failed_before
             running.dispatchers.raise_errors()
             now = time.monotonic()
             if now >= over_at:
@@ -99,11 +100,17 @@ def run_campaign_here(
                     left = rows.count_unfinished(cursor, campaign_id)
                     counts = rows.count_states(cursor, campaign_id)
                 over_at = now + max(COUNT_S, 10 * (time.monotonic() - now))
-                ended = {state_failed: n for state_failed, n in counts.items() if state_failed[0] in ENDED}
-                seen.done = sum(ended.values())
-                seen.failed = sum(
-                    n for (state, failed), n in ended.items() if failed or state is not State.FINISHED
+                # what the campaign has beside the calls of this run has ended before it, or is counted, too
+                still = sum(n for (state, _), n in counts.items() if state not in ENDED)
+                seen.total = max(seen.total, still)
+                seen.done = seen.total - still
+                failed = sum(
+                    n
+                    for (state, failed), n in counts.items()
+                    if state in ENDED and (failed or state is not State.FINISHED)
                 )
+                failed_before = failed if failed_before is None else failed_before
+                seen.failed = failed - failed_before
             seen.note = running.hub.note or running.dispatchers.note
             show(seen)
             return stopping() or not left

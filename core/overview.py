@@ -14,7 +14,7 @@ from uuid import UUID
 
 from grange.core.database import Cursor
 from grange.core.errors import NotFound
-from grange.core.worker import holders
+from grange.core.worker import holders, workers_at
 
 #: Tables with more rows are estimated from the planner's statistics: counting a million rows takes longer
 #: than `grange status` may.
@@ -191,7 +191,7 @@ def campaigns(
     rows: dict[int, list[tuple[Any, ...]]] = {}
     for row in cursor.fetchall():
         rows.setdefault(row[0], []).append(row)
-    run_by = holders(cursor, found["ids"])
+    run_by = workers_at(cursor, found["ids"]) | holders(cursor, found["ids"])
     return [_campaign(head, rows.get(head[0], []), run_by.get(head[0])) for head in heads]
 
 

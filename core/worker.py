@@ -146,3 +146,25 @@ def holders(cursor: Cursor, campaign_ids: Collection[int]) -> dict[int, str]:
         int(id_): f"process {pid} on {host}" if host else f"the database session {session}"
         for id_, host, pid, session in cursor.fetchall()
     }
+
+
+def workers_at(cursor: Cursor, campaign_ids: Collection[int]) -> dict[int, str]:
+    """Who has workflows of campaigns, in words: workers share them, and hold no lock of the campaign."""
+    cursor.execute(
+        """
+        SELECT p.campaign_id,
+               array_agg(format('process %%s on %%s', worker.pid, worker.host) ORDER BY worker.id)
+        FROM worker
+        JOIN pg_locks own ON own.objid::bigint = worker.id AND own.locktype = 'advisory' AND own.objsubid = 2
+             AND own.granted AND own.classid::bigint = %s
+             AND own.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        CROSS JOIN LATERAL (
+            SELECT DISTINCT campaign_id FROM process
+            WHERE workflow AND worker_id = worker.id AND campaign_id = ANY (%s)
+              AND state IN ('created', 'waiting', 'running')
+        ) AS p
+        WHERE worker.ended_at IS NULL GROUP BY 1
+        """,
+        (WORKER_LOCK, list(campaign_ids)),
+    )
+    return {int(id_): " and ".join(names) for id_, names in cursor.fetchall()}

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import socket
+
 import pytest
 import workflow_site as site
 
 import grange as gr
+from grange.core import overview
 from grange.core.hub import Hub
 from grange.core.profile import Profile
 from grange.core.worker import free_dead
@@ -82,3 +86,36 @@ def test_a_campaign_of_workflows_is_killed_with_all_that_they_called(profile: Pr
     free_dead(profile)
     assert campaign.kill() >= 7
     assert count(profile, "state <> 'killed'") == 0
+
+
+def test_calls_of_earlier_maps_are_no_part_of_a_run(profile: Profile) -> None:
+    first = gr.Campaign("maps", profile)
+    first.map(site.doubled, x=range(4), times=1)
+    first.run(progress=False)
+    shown: list[tuple[int, int]] = []
+    second = gr.Campaign("maps", profile)
+    second.map(site.doubled, x=range(4), times=2)
+    done = second.run(progress=lambda progress: shown.append((progress.done, progress.total)))
+    assert (done.done, done.total, done.failed, done.reused) == (4, 4, 0, 0)
+    assert shown
+    assert all(0 <= finished <= total == 4 for finished, total in shown)
+    again = gr.Campaign("maps", profile)
+    again.map(site.doubled, x=range(2), times=2)
+    done = again.run(progress=False)
+    assert (done.done, done.total, done.reused) == (2, 2, 2)
+
+
+def test_it_says_which_workers_have_its_workflows(profile: Profile) -> None:
+    campaign = mapped(profile, times=3)
+    campaign.submit()
+    with profile.transaction() as cursor:
+        assert overview.campaigns(cursor, ids=[campaign.id])[0].run_by is None
+    with site.another(profile) as own:
+        hub = Hub(own)
+        hub.step(0.0)
+        with profile.transaction() as cursor:
+            said = overview.campaigns(cursor, ids=[campaign.id])[0].run_by
+        assert said == f"process {os.getpid()} on {socket.gethostname()}"
+        hub.let_go()
+    with profile.transaction() as cursor:
+        assert overview.campaigns(cursor, ids=[campaign.id])[0].run_by is None
