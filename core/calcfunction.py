@@ -99,6 +99,9 @@ class CalcFunction:
         self.__wrapped__ = function
         functools.update_wrapper(self, function)
 
+    def __repr__(self) -> str:
+        return f"<calcfunction {self.__wrapped__.__qualname__}>"
+
     @functools.cached_property
     def _recipe(self) -> FunctionRecipe:
         return FunctionRecipe.of(self.__wrapped__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -137,9 +138,9 @@ class BaseRestartWorkChain(WorkChain):
         """Look at what became of it: done, to be run again, or the end. Errors: InputInvalid."""
         process: Future = self.ctx.children[-1]
         if process.is_excepted:
-            return self.exit_codes.ERROR_SUB_PROCESS_EXCEPTED
+            return _because(self.exit_codes.ERROR_SUB_PROCESS_EXCEPTED, process)
         if process.is_killed:
-            return self.exit_codes.ERROR_SUB_PROCESS_KILLED
+            return _because(self.exit_codes.ERROR_SUB_PROCESS_KILLED, process)
         report = self._asked(process)
         if report is None and process.is_failed:
             return self._unhandled(process)
@@ -229,7 +230,7 @@ class BaseRestartWorkChain(WorkChain):
         again = self.ctx.unhandled_failure
         if action == "abort" or (action == "restart_once" and again):
             self.report("%s failed in a way that no handler knows: ending", self._shown(process))
-            return self.exit_codes.ERROR_UNHANDLED_FAILURE
+            return _because(self.exit_codes.ERROR_UNHANDLED_FAILURE, process)
         if self.ctx.iteration >= self.inputs.max_iterations.value and action != "pause" and not again:
             self.report("%s failed, and it may not be run again", self._shown(process))
             return self.exit_codes.ERROR_MAXIMUM_ITERATIONS_EXCEEDED
@@ -250,6 +251,11 @@ class BaseRestartWorkChain(WorkChain):
 
     def _shown(self, process: Future) -> str:
         return f"{self.ctx.process_name} (process {process.id})"
+
+
+def _because(code: ExitCode, process: Future) -> ExitCode:
+    """The exit code, with how the process that is to blame ended."""
+    return replace(code, message=f"{code.message}: {process.said()}")
 
 
 def _validate_iterations(value: Int, _: object) -> str | None:

@@ -34,7 +34,9 @@ def recipe_of(runnable: Runnable) -> Recipe:
     if isinstance(runnable, type) and issubclass(runnable, CalcJob):
         return JobRecipe(runnable)
     if isinstance(runnable, type) or not callable(runnable):
-        raise InputInvalid("map", runnable, "a function, a CalcJob class or a ShellJob")
+        raise InputInvalid(
+            "to be run", runnable, "a function or workflow, a CalcJob or WorkChain class, or a ShellJob"
+        )
     return FunctionRecipe.of(runnable)
 
 

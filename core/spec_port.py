@@ -405,7 +405,12 @@ class PortNamespace(MutableMapping[str, "SpecPort | PortNamespace"]):
                 raise InputInvalid(where, name, member.expected)
             return member.port_for(rest, where)
         if rest and not member.spread:
-            raise InputInvalid(where, name, f"{first}, which is no namespace")
+            raise InputInvalid(
+                where,
+                name,
+                f"{first} as one node, for it is no namespace; a calcfunction that returns a dict makes a "
+                "node of each key, one that returns gr.Dict(…) a single one",
+            )
         return member
 
     def missing(self, values: Mapping[str, Any]) -> list[str]:

@@ -235,7 +235,11 @@ def run_get_node(
         return _given(future), future
     profile = given_profile(profile, "run")
     if isinstance(runnable, CalcFunction) and executor is None:
-        raise InputInvalid("run", runnable, "a workflow or a job; a calcfunction is run by calling it")
+        raise InputInvalid(
+            "run",
+            runnable,
+            "a workflow or a job; a calcfunction is called: f(x=…), inside `with gr.recording(profile):`",
+        )
     from grange.core.local_run import run_here
 
     pending = _pending_of(profile, call, here=True)

@@ -42,6 +42,9 @@ class Workflow:
         self.__wrapped__ = function
         functools.update_wrapper(self, function)
 
+    def __repr__(self) -> str:
+        return f"<workflow {self.__wrapped__.__qualname__}>"
+
     @functools.cached_property
     def _recipe(self) -> FunctionWorkflowRecipe:
         return FunctionWorkflowRecipe(self.__wrapped__)

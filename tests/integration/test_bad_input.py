@@ -165,10 +165,10 @@ def test_values_that_no_port_takes(profile: Profile, tmp_path: Path) -> None:
             InputInvalid,
             "did you mean 'text'?",
         ),
-        (Job(), {"kpoints": 1}, InputInvalid, "a function, a CalcJob class or a ShellJob"),
+        (Job(), {"kpoints": 1}, InputInvalid, "a function or workflow, a CalcJob or WorkChain class"),
         (gr.CalcJob, {}, InputInvalid, "CalcJob: expected a class with a method prepare"),
-        (int, {"x": 1}, InputInvalid, "a function, a CalcJob class or a ShellJob"),
-        ("relax", {}, InputInvalid, "a function, a CalcJob class or a ShellJob"),
+        (int, {"x": 1}, InputInvalid, "a function or workflow, a CalcJob or WorkChain class"),
+        ("relax", {}, InputInvalid, "a function or workflow, a CalcJob or WorkChain class"),
     ]
     campaign = gr.Campaign("bad", profile)
     with nothing_stored(profile):

@@ -124,7 +124,10 @@ def test_it_may_pause_there_and_begin_to_count_anew() -> None:
 def test_what_excepted_or_was_killed_ends_it_unasked(how: str, expected: int) -> None:
     frame = MemoryFrame()
     cls = handled_by(any_=handler("any_", ProcessHandlerReport()))
-    assert status(restarted(frame, cls=cls, steps=1, end=how)) == expected
+    end = restarted(frame, cls=cls, steps=1, end=how)
+    assert status(end) == expected
+    assert end.exit_code is not None
+    assert "(process " in end.exit_code.message  # which one
     assert frame.ran == 1
     assert "any_ asked" not in reports(frame)
 
