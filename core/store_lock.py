@@ -51,8 +51,8 @@ def alone(connection: Connection, patience_s: float) -> Iterator[None]:
         when = f", the first of them since {since.astimezone():%Y-%m-%d %H:%M}" if since else ""
         raise RepositoryBusy(
             f"{count} other {'process has' if count == 1 else 'processes have'} the files of this profile "
-            f"open{when}: end the campaigns that run, notebooks and what else uses it (daemons stand by after "
-            "`grange profile lock --wait`), then do the same again"
+            f"open{when}: end the campaigns that run, notebooks and what else uses it (daemons stand by "
+            "after `grange profile lock --wait`), then do the same again"
         )
     try:
         yield
