@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from grange.core import process as rows
 from grange.core.database import Cursor
 from grange.core.process import CONTROL_NEWS, READY_NEWS, End, queue_news
-from grange.core.process_tree import TREE
+from grange.core.process_tree import tree_ids
 from grange.core.profile import Profile
 
 _OPEN = "state IN ('created', 'waiting', 'running')"
@@ -68,12 +68,13 @@ def find_open(
 
     ids: None is all there are. tree: with all that they have called. paused: only those that are, or are not.
     """
-    given = f"{TREE} SELECT id FROM tree" if tree else "SELECT unnest(%(ids)s::bigint[])"  # noqa: S608
+    if ids is not None and tree:
+        ids = tree_ids(cursor, ids)
     cursor.execute(
         f"""
         SELECT node_id FROM process
         WHERE {_OPEN} AND (%(paused)s::bool IS NULL OR paused = %(paused)s)
-        {"" if ids is None else f"AND node_id IN ({given})"}
+          {"" if ids is None else "AND node_id = ANY (%(ids)s)"}
         ORDER BY node_id
         """,  # noqa: S608
         {"ids": None if ids is None else list(ids), "paused": paused},
@@ -87,21 +88,20 @@ def lock_open(cursor: Cursor, ids: Collection[int], *, tree: bool) -> list[int]:
     The workflows that called them are locked with them, because an end is written there too. Returns the
     ids of those meant, growing.
     """
-    given = TREE if tree else "WITH tree (id) AS (SELECT unnest(%(ids)s::bigint[]))"
+    # Three statements of ids as constants: one with the tree inside was planned as a nested loop over both.
+    wanted = tree_ids(cursor, ids) if tree else list(ids)
     cursor.execute(
-        f"""
-        {given}, meant (id) AS (
-            SELECT node_id FROM process JOIN tree ON tree.id = process.node_id WHERE {_OPEN}
-            UNION
-            SELECT called.parent_id FROM process called JOIN tree ON tree.id = called.node_id
-            WHERE called.parent_id IS NOT NULL)
-        SELECT node_id, node_id IN (SELECT id FROM tree) AND {_OPEN}
-        FROM process WHERE node_id IN (SELECT id FROM meant)
-        ORDER BY node_id FOR NO KEY UPDATE
-        """,  # noqa: S608
-        {"ids": list(ids)},
+        f"SELECT node_id, parent_id FROM process WHERE node_id = ANY (%s) AND {_OPEN}",  # noqa: S608
+        (wanted,),
     )
-    return [node_id for node_id, meant in cursor.fetchall() if meant]
+    callers = dict(cursor.fetchall())
+    locked = callers.keys() | {caller for caller in callers.values() if caller is not None}
+    cursor.execute(
+        f"SELECT node_id, {_OPEN} FROM process WHERE node_id = ANY (%s)"  # noqa: S608
+        " ORDER BY node_id FOR NO KEY UPDATE",
+        (list(locked),),
+    )
+    return [node_id for node_id, is_open in cursor.fetchall() if is_open and node_id in callers]
 
 
 def pause_processes(cursor: Cursor, ids: Collection[int], reason: str, *, tree: bool = False) -> list[int]:
