@@ -84,6 +84,7 @@ class Hub:
     alone: only those that it is given, and what they call (gr.run); else all of the profile that are ready.
     note: what a person should know; told: is called when something has happened; on_queues: with the queues
     that calculations were put into. wakes: descriptors that end its waiting when they can be read from.
+    at: is told of the process whose code is run from now on, 0 for none.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Hub:
         told: Callable[[], None] = lambda: None,
         on_queues: Callable[[set[int]], None] = lambda _: None,
         wakes: Sequence[int] = (),
+        at: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.profile = profile
         self.greenlet = getcurrent()
@@ -108,6 +110,7 @@ class Hub:
         self._live = live
         self._told = told
         self._on_queues = on_queues
+        self._at = at
         self._wakeups = Wakeups(profile, wakes)
         self._recipes = RecordedRecipes(profile)
         self._frames: dict[int, LiveFrame] = {}
@@ -396,7 +399,9 @@ class Hub:
             frame.queued = False
             if self._frames.get(frame.process_id) is not frame or frame.process_id in self._dirty:
                 continue
+            self._at(frame.process_id)
             frame.resume()
+            self._at(0)
             if isinstance(frame.stop, AtPage | AtOutputs | AtCache):
                 readers.append(frame)
                 continue
