@@ -31,11 +31,13 @@ from grange.core.daemon_child import DATABASE_AWAY, Child, how_ended, is_process
 from grange.core.daemon_log import begin_logging, bound_logs, open_log
 from grange.core.database import Connection
 from grange.core.errors import DaemonException, DatabaseUnavailable
+from grange.core.process_control import pause
 from grange.core.profile import Profile, open_profile
 from grange.core.queues import find_waiting
 from grange.core.stopping import Stopping
 from grange.core.supervision import Ask, Kill, Part, Start, Supervision
 from grange.core.wakeups import Wakeups
+from grange.core.whereabouts import make_whereabouts, read_whereabouts
 from grange.core.worker import DISPATCHER, free_dead
 
 #: Seconds between two looks at what is wanted, when nobody notifies, and when many do; between looks for
@@ -48,6 +50,8 @@ LAST_S = 2.0
 QUEUES_S = 0.2
 #: Campaigns are begun while there are fewer dispatchers; those of queues do not wait.
 MOST_DISPATCHERS = 16
+#: A process is paused of whose code workers have died three times, or six times by SIGKILL.
+MOST_BLAME = 6
 #: Seconds between two tries to reach a database that is away.
 AGAIN_S = 1.0
 
@@ -75,6 +79,10 @@ class Supervisor:
         self._known = Supervision()
         self._children: dict[Part, Child] = {}
         self._log_names: dict[Part, str] = {}
+        #: What each worker is at; whose code workers have died of, how badly; who is to be paused for it.
+        self._whereabouts: dict[Part, int] = {}
+        self._blame: dict[int, int] = {}
+        self._to_pause: dict[int, str] = {}
         #: The groups that have, or need, a dispatcher, and how they are called.
         self._queues: dict[int, str] = {}
         self._end: End | None = None
@@ -170,6 +178,7 @@ class Supervisor:
         try:
             self._hold()
             self._read_wishes()
+            self._pause_deadly()
             if now_s >= self._sweep_at_s:
                 self._sweep_at_s = now_s + SWEEP_S
                 self._sweep(now_s)
@@ -253,6 +262,30 @@ class Supervisor:
                 with suppress(ProcessLookupError):
                     os.kill(one.pid, signal.SIGKILL)
 
+    def _note_death(self, part: Part, status: int) -> None:
+        """See whose code a worker died of: what kills workers again and again is set aside.
+
+        SIGKILL may come from anybody, and the code that was run then is less to blame.
+        """
+        process_id = read_whereabouts(self._whereabouts[part])
+        if not process_id:
+            return
+        blame = self._blame.get(process_id, 0) + (1 if status == -signal.SIGKILL else 2)
+        self._blame[process_id] = blame
+        self._logger.warning("%s was at process %d then", self._what(part), process_id)
+        if blame >= MOST_BLAME:
+            del self._blame[process_id]
+            self._to_pause[process_id] = (
+                f"workers die of its code again and again; the last one {how_ended(status)}: "
+                f"`grange daemon logs` may say why, `grange process play {process_id}` tries once more"
+            )
+
+    def _pause_deadly(self) -> None:
+        for process_id, reason in list(self._to_pause.items()):
+            pause(self._profile, [process_id], reason)
+            del self._to_pause[process_id]
+            self._logger.error("process %d is paused: %s", process_id, reason)
+
     @property
     def _grace_s(self) -> float:
         return self._profile.config.daemon.grace_s
@@ -295,7 +328,14 @@ class Supervisor:
                 if not self._foreground:
                     log = open_log(self._profile.home, name)
                     stack.callback(os.close, log)
-                child = Child(module, self._profile.home, arguments, self._id, log)
+                shared = None
+                if part.role == "worker":
+                    shared = make_whereabouts()
+                    stack.callback(os.close, shared)
+                    arguments = ["--at", str(shared)]
+                child = Child(module, self._profile.home, arguments, self._id, log, shared)
+                if shared is not None:
+                    self._whereabouts[part] = os.dup(shared)
             except OSError as error:  # no process, no memory, no space for logs: for now
                 wait_s = supervision.note_end(self._known, time.monotonic(), part, well=False)
                 self._logger.error("%s cannot start: %s; again in %.0f s", self._what(part), error, wait_s)
@@ -330,6 +370,10 @@ class Supervisor:
                 self._queues.pop(part.number, None)
                 self._queues_at_s = 0.0
             asked = self._known.running[part].asked_s is not None
+            if part.role == "worker":
+                if status not in (0, DATABASE_AWAY) and not asked:
+                    self._note_death(part, status)
+                os.close(self._whereabouts.pop(part))
             wait_s = supervision.note_end(
                 self._known, time.monotonic(), part, well=status in (0, DATABASE_AWAY)
             )

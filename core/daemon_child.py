@@ -23,11 +23,17 @@ class Child:
     a session of its own, so that a Ctrl-C at the terminal reaches the supervisor alone.
 
     module: what is run, with HOME and these arguments. log: a descriptor for what it has to say, which the
-    caller closes; None for where the supervisor's own goes.
+    caller closes; None for where the supervisor's own goes. shared: a descriptor that it gets, too.
     """
 
     def __init__(
-        self, module: str, home: Path, arguments: Sequence[str], daemon_id: int, log: int | None
+        self,
+        module: str,
+        home: Path,
+        arguments: Sequence[str],
+        daemon_id: int,
+        log: int | None,
+        shared: int | None = None,
     ) -> None:
         reading, self._lifeline = os.pipe2(os.O_CLOEXEC)
         # -P: the folder that it runs in is no place to import from.
@@ -41,7 +47,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                pass_fds=(reading,),
+                pass_fds=(reading,) if shared is None else (reading, shared),
                 start_new_session=True,
                 cwd=home,
                 env=environment,

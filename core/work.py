@@ -1,6 +1,6 @@
 """A worker of a daemon: runs workflows of a profile until it is told to end.
 
-    python -m grange.core.work HOME [--daemon ID] [--lifeline FD]
+    python -m grange.core.work HOME [--daemon ID] [--lifeline FD] [--at FD]
 
 Told to end (SIGTERM, or the supervisor is gone), it brings to a stop what it is at and gives back what it
 holds.
@@ -20,6 +20,7 @@ from grange.core.errors import DatabaseUnavailable, GrangeError
 from grange.core.profile import Profile, open_profile
 from grange.core.profile_lock import LOOK_S, Share
 from grange.core.stopping import Stopping
+from grange.core.whereabouts import Whereabouts
 from grange.core.worker import WORKER
 
 
@@ -63,6 +64,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("home", type=Path)
     parser.add_argument("--daemon", type=int)
     parser.add_argument("--lifeline", type=int)
+    parser.add_argument("--at", type=int, metavar="FD", help="where to tell whose code is run")
     given = parser.parse_args(arguments)
     stopping = Stopping(given.lifeline)
     logger = begin_logging()
@@ -74,7 +76,8 @@ def main(arguments: Sequence[str]) -> int:
             # Imported when the database is known to be there: it takes longest.
             from grange.core.hub import Hub
 
-            work(profile, stopping, lambda ends: Hub(profile, wakes=stopping.descriptors).run(ends))
+            at = (lambda _: None) if given.at is None else Whereabouts(given.at).tell
+            work(profile, stopping, lambda ends: Hub(profile, wakes=stopping.descriptors, at=at).run(ends))
             logger.info("worker %d ends", profile.worker_id)
     except DatabaseUnavailable as error:
         logger.error("%s", error)

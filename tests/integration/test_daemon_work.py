@@ -211,6 +211,38 @@ def test_daemons_of_two_hosts_share_the_work(client: DaemonClient, profile: Prof
             process.terminate()
 
 
+@gr.calcfunction
+def deadly(n: int) -> int:
+    """As a library does that ends the process it is called from."""
+    os._exit(7)
+
+
+@gr.workflow
+def careless(n: int) -> gr.Data:
+    return add(deadly(n), 1)
+
+
+def test_a_workflow_that_ends_its_worker_ends_no_other(client: DaemonClient, profile: Profile) -> None:
+    client.start_daemon(1)
+    bad = gr.submit(careless, n=1, profile=profile)
+    good = gr.submit_many(child, n=range(5), profile=profile)
+    assert good.wait(timeout_s=PATIENCE_S, progress=False)
+    assert [node.value for node in good.results(progress=False)] == [2 * n + 1 for n in range(5)]
+    until(
+        lambda: count(profile, f"SELECT count(*) FROM process WHERE paused AND node_id = {bad.id}") == 1,
+        "paused",
+    )
+    with profile.transaction() as cursor:
+        cursor.execute("SELECT exit_message FROM process WHERE node_id = %s", (bad.id,))
+        (message,) = cursor.fetchone() or ("",)
+    assert message.startswith("workers die of its code again and again; the last one ended with status 7: ")
+    until(lambda: client.get_status().is_whole, "there is a worker again")
+    (worker,) = client.get_status().workers
+    again = gr.submit(child, n=77, profile=profile)
+    assert again.wait(PATIENCE_S)
+    assert [part.pid for part in client.get_status().workers] == [worker.pid]
+
+
 def test_the_profile_of_a_worker_is_that_of_its_daemon(client: DaemonClient, profile: Profile) -> None:
     """Code of a workflow that opens a profile by itself gets the same one."""
     client.start_daemon(1)
