@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from grange.cli import words
 from grange.cli.opened import opened
 from grange.cli.refused import Refused
 from grange.cli.table import Cell, Column, print_table
@@ -101,7 +100,7 @@ def command(
 
 def _row(one: Event) -> list[str | Cell]:
     return [
-        words.moment(one.time),
+        f"{one.time.astimezone():%Y-%m-%d %H:%M:%S.%f}"[:-3],
         str(one.process_id),
         one.process_label,
         Cell(one.kind, COLORS.get(one.kind)),

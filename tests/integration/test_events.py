@@ -161,6 +161,14 @@ def test_a_workflow_that_is_run_in_pieces(profile: Profile) -> None:
     assert kinds == ["created", "claimed", "started", "waiting", "started", "finished"]
 
 
+def test_what_begins_as_it_is_recorded_has_begun(profile: Profile) -> None:
+    (one,) = new_nodes(profile, 1, "workflow")
+    add(profile, [NewProcess(one, "w", None, None, None, State.RUNNING, 1, 7, workflow=True)])
+    with profile.transaction() as cursor:
+        rows.end(cursor, [End(one, 1, State.FINISHED, 0, None, time.time(), 1.0, None, None, None)])
+    assert told(profile, one) == [("started", 1, None), ("finished", 1, None)]
+
+
 def test_a_retried_call_says_as_which(profile: Profile) -> None:
     with profile.transaction() as cursor:
         pass

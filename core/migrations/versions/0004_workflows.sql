@@ -101,9 +101,10 @@ CREATE FUNCTION said_of_end(exit_status integer, exit_message text) RETURNS text
 CREATE FUNCTION note_new_processes() RETURNS trigger LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
     INSERT INTO event (process_id, time, worker_id, attempt, kind, detail)
-    SELECT node_id, coalesce(finished_at, clock_timestamp()), worker_id, attempt,
+    SELECT node_id, coalesce(finished_at, started_at, clock_timestamp()), worker_id, attempt,
         (CASE WHEN cached_from IS NOT NULL THEN CASE WHEN finished_at IS NULL THEN 'follows' ELSE 'reused' END
               WHEN finished_at IS NOT NULL THEN state::text
+              WHEN state = 'running' THEN 'started'
               WHEN worker_id IS NULL THEN 'created' ELSE 'submitted' END)::event_kind,
         CASE WHEN cached_from IS NOT NULL THEN cached_from::text ELSE said_of_end(exit_status, exit_message) END
     FROM added;
