@@ -23,6 +23,7 @@ from grange.core.node import Data, Node, ProcessNode
 from grange.core.port import port_of
 from grange.core.process import NewProcess
 from grange.core.profile import Profile
+from grange.core.raised import said_by
 from grange.core.recipe import invalidates_cache
 from grange.core.transition import State
 from grange.core.workflow_rows import read_outputs
@@ -76,7 +77,7 @@ class Ran:
     @property
     def message(self) -> str | None:
         if self.error is not None:
-            return f"{type(self.error).__name__}: {self.error}"
+            return said_by(self.error)
         return self.exit_code.message if self.exit_code else None
 
 

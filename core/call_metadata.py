@@ -108,6 +108,12 @@ def asked(
         said.executor if executor is None else executor,
         said.cache if cache is None else cache,
     )
+    if not isinstance(how.label, str):
+        raise InputInvalid(f"{name}: label", how.label, "a text")
+    if not isinstance(how.executor, str | None):
+        raise InputInvalid(
+            f"{name}: executor", how.executor, 'the label of a computer, "local" or "hyperqueue"'
+        )
     if workflow and how.resources is not None:
         raise InputInvalid(f"{name}: resources", how.resources, f"none for a workflow: {_ITS_CALLS}")
     if workflow and how.cache is not None:

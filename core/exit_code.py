@@ -19,6 +19,8 @@ class ExitCode:
     invalidates_cache: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.message, str):  # None, as AiiDA takes it, or what somebody had at hand
+            object.__setattr__(self, "message", "" if self.message is None else str(self.message))
         if type(self.status) is not int or not 0 < self.status < 1 << 31:
             raise ValueError(
                 f"an exit status is an int above 0, as 0 means success, and below 2**31; got {self.status!r}"

@@ -25,6 +25,8 @@ from grange.core.pending_call import (
     hash_of_given,
     nodes_of,
 )
+from grange.core.process import storable
+from grange.core.raised import place_of, said_by
 from grange.core.runnable import calls_of, givens_of, workflow_recipe_of
 from grange.core.transition import ENDED, State
 from grange.core.workflow_recipe import Given, WorkflowEnd, WorkflowRecipe
@@ -236,7 +238,9 @@ class LiveFrame:
             self.differs = str(differs)
         except ProcessFailed as error:
             self.outcome = Outcome(State.FINISHED, CALL_FAILED.status, str(error))
-        except (Exception, SystemExit) as error:  # whatever code of users raises ends this process alone
+        except (GreenletExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # whatever code of users raises ends this process alone
             self.outcome = _excepted(error)
 
     def _stop(self, stop: Stop) -> None:
@@ -493,7 +497,7 @@ class LiveFrame:
             raise GreenletExit
         self._reported += 1
         if self._reported > self.recorded_reports:
-            self.reports.append((self._reported, level, message))
+            self.reports.append((self._reported, level, str(message)))
 
     def let_others(self) -> None:
         """Frame.let_others"""
@@ -501,6 +505,7 @@ class LiveFrame:
 
     def pause(self, reason: str) -> None:
         """Frame.pause"""
+        reason = str(reason)
         before = len(self.decisions)
         self._decide(lambda: reason)
         if len(self.decisions) > before:
@@ -534,16 +539,13 @@ class LiveFrame:
 
 
 def _outcome_of(end: WorkflowEnd) -> Outcome:
-    code = end.exit_code
-    return Outcome(
-        State.FINISHED, code.status if code else 0, code.message if code else None, dict(end.outputs)
-    )
+    if end.exit_code is None:
+        return Outcome(State.FINISHED, 0, None, dict(end.outputs))
+    message = storable(end.exit_code.message)
+    return Outcome(State.FINISHED, end.exit_code.status, message, dict(end.outputs))
 
 
 def _excepted(error: BaseException) -> Outcome:
     """How a process ends whose code raised: the message for a line, the traceback for the log."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = frames[-1] if frames else None
-    at = f" (line {where.lineno} of {where.filename})" if where else ""
-    said = str(error) if isinstance(error, GrangeError) else f"{type(error).__name__}: {error}{at}"
-    return Outcome(State.EXCEPTED, None, said, details="".join(traceback.format_exception(error)))
+    said = str(error) if isinstance(error, GrangeError) else said_by(error) + place_of(error)
+    return Outcome(State.EXCEPTED, None, storable(said), details="".join(traceback.format_exception(error)))

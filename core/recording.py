@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +19,7 @@ from grange.core.node import Data, Node
 from grange.core.process import NewProcess
 from grange.core.profile import Profile
 from grange.core.queues import lock_recording, mark_submitted
+from grange.core.raised import place_of, said_by
 from grange.core.recipe import Draft, Recipe
 from grange.core.transition import ENDED, ProcessStatus, State, Submitted, step
 
@@ -229,9 +229,10 @@ def draft_or_reason(recipe: Recipe, values: Mapping[str, object]) -> Draft | str
         return recipe.draft(values)
     except GrangeError as error:
         return str(error)
-    except (Exception, SystemExit) as error:  # the user's prepare(): whatever it raises ends this one process
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        return f"prepare() raised {type(error).__name__}: {error} (line {where.lineno} of {where.filename})"
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the user's prepare(): whatever it raises ends this one process
+        return f"prepare() raised {said_by(error)}{place_of(error)}"
 
 
 def _new_data(fresh: Iterable[Call]) -> list[Data]:
