@@ -62,11 +62,17 @@ def kill(profile: Profile, ids: Collection[int], reason: str = "") -> Killing:
 
 
 def find_open(
-    cursor: Cursor, ids: Collection[int] | None, *, tree: bool = False, paused: bool | None = None
+    cursor: Cursor,
+    ids: Collection[int] | None,
+    *,
+    campaign_id: int | None = None,
+    tree: bool = False,
+    paused: bool | None = None,
 ) -> list[int]:
     """Those of these processes that have not ended, oldest first.
 
-    ids: None is all there are. tree: with all that they have called. paused: only those that are, or are not.
+    ids: None is all there are, or all of a campaign. tree: with all that these have called. paused: only
+    those that are, or are not.
     """
     if ids is not None and tree:
         ids = tree_ids(cursor, ids)
@@ -74,10 +80,11 @@ def find_open(
         f"""
         SELECT node_id FROM process
         WHERE {_OPEN} AND (%(paused)s::bool IS NULL OR paused = %(paused)s)
+          {"" if campaign_id is None else "AND campaign_id = %(campaign)s"}
           {"" if ids is None else "AND node_id = ANY (%(ids)s)"}
         ORDER BY node_id
         """,  # noqa: S608
-        {"ids": None if ids is None else list(ids), "paused": paused},
+        {"ids": None if ids is None else list(ids), "campaign": campaign_id, "paused": paused},
     )
     return [row[0] for row in cursor.fetchall()]
 

@@ -342,6 +342,17 @@ def test_pausing_and_playing(tree: Tree, say: Say, refused: Callable[..., str]) 
     assert say("list", "--paused") == "nothing is paused\n"
 
 
+def test_pausing_and_playing_a_campaign(tree: Tree, say: Say, refused: Callable[..., str]) -> None:
+    tree.set("A b f", f"campaign_id = {tree.queue_id}")
+    assert say("pause", "-C", "a queue", "--dry-run") == "2 processes would be paused\n"
+    assert say("pause", "-C", "a queue", "--tree") == "4 processes paused\n"
+    assert tree.where("paused") == "A c D f"
+    assert say("play", "-C", "a queue") == "2 processes played\n"
+    assert tree.where("paused") == "c D"
+    assert "--campaign NAME" in refused("pause")
+    assert "--campaign NAME" in refused("play", "1", "--campaign", "a queue")
+
+
 def test_killing_a_tree(tree: Tree, say: Say) -> None:
     a = tree.ids["A"]
     assert say("kill", a, "--dry-run") == "3 processes would be ended\n"
