@@ -70,6 +70,7 @@ def _dispatch(
                 let_go=share.is_wanted,
                 listener=notes.listen,
                 ends_when_idle=True,
+                imports_anew=True,
             )
         except CampaignBusy as busy:
             logger.info("%s", busy)

@@ -30,11 +30,13 @@ def dispatch(
     let_go: Callable[[], bool] = lambda: False,
     listener: Callable[[Progress], None] = _nobody,
     ends_when_idle: bool = False,
+    imports_anew: bool = False,
 ) -> Progress:
     """Hold a queue or campaign and run what is in it and what comes, until it is to end.
 
     stopping: whether it is to end; asked often, and in other threads too. let_go: the same, asked about each
     second outside of transactions. ends_when_idle: it ends by itself when there was nothing to do for long.
+    imports_anew: this process does nothing else, so modules that have changed may be imported anew.
     What it leaves is free for the next holder. profile: of this dispatcher alone.
 
     Errors: CampaignBusy at once where somebody else holds it; NotFound; those of its executor and computer;
@@ -54,6 +56,7 @@ def dispatch(
                 idle_s=idle_s if ends_when_idle else None,
                 stopping=stopping,
                 let_go=let_go,
+                imports_anew=imports_anew,
             )
             done = run.run()
         if queue.is_campaign:

@@ -77,7 +77,7 @@ class Engine:
     """Runs what is recorded in a campaign or queue, whose lock this profile holds, until all of it has ended.
 
     resources: in place of those that were recorded with each calculation. computer_id: the computer that the
-    executor stands for.
+    executor stands for. imports_anew: as of RecordedRecipes.
     """
 
     #: How long the executor is waited for at a time. Seconds.
@@ -92,6 +92,7 @@ class Engine:
         *,
         resources: Resources | None = None,
         computer_id: int | None = None,
+        imports_anew: bool = False,
     ) -> None:
         self.profile = profile
         self.queue_id = queue_id
@@ -118,7 +119,7 @@ class Engine:
         self._waits_for_store = ""
         self._exhausted = False
         self._open: dict[str, Opened] = {}
-        self._recipes = RecordedRecipes(profile)
+        self._recipes = RecordedRecipes(profile, imports_anew=imports_anew)
         self._intake = Intake(profile, queue_id)
         self._places = CodePlaces(profile, computer_id)
         self._recent: list[tuple[float, int]] = []

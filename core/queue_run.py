@@ -61,8 +61,11 @@ class QueueRun(Engine):
         idle_s: float | None = None,
         stopping: Callable[[], bool] = lambda: False,
         let_go: Callable[[], bool] = lambda: False,
+        imports_anew: bool = False,
     ) -> None:
-        super().__init__(profile, queue.id, executor, listener, computer_id=computer_id)
+        super().__init__(
+            profile, queue.id, executor, listener, computer_id=computer_id, imports_anew=imports_anew
+        )
         self.halt = HaltWhen(stopping)
         self._queue = queue
         self._idle_s = idle_s

@@ -6,7 +6,7 @@ import pickle
 import pkgutil
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from grange.core import function_recipe, job_recipe, workchain_recipe
@@ -30,8 +30,12 @@ from grange.core.workflow import FunctionWorkflowRecipe
 from grange.core.workflow_recipe import WorkflowRecipe
 from grange.core.workflow_rows import ClaimedWorkflow
 from grange.core.workflow_rows import pause as pause_workflows
+from grange.farm.runner import OwnModules
 from grange.farm.source import source_of
 from grange.farm.task import Resources
+
+#: So many recipes are kept: functions that are made anew for each call must not pile up.
+KEPT = 500
 
 
 class CodeChanged(Exception):
@@ -39,10 +43,15 @@ class CodeChanged(Exception):
 
 
 class RecordedRecipes:
-    """Makes recipes again from what process nodes hold; one for all processes of the same code."""
+    """Makes recipes again from what process nodes hold; one for all processes of the same code.
 
-    def __init__(self, profile: Profile) -> None:
+    imports_anew: for a process of grange's own, which lives on while people work on their modules: these are
+    imported anew when their files have changed.
+    """
+
+    def __init__(self, profile: Profile, *, imports_anew: bool = False) -> None:
         self._profile = profile
+        self._own_modules = OwnModules() if imports_anew else None
         self._made: dict[tuple[str, ...], Recipe | CodeChanged] = {}
         self._workflows: dict[tuple[str, ...], WorkflowRecipe | CodeChanged] = {}
 
@@ -56,6 +65,7 @@ class RecordedRecipes:
         """
         groups: dict[tuple[int, Resources], tuple[Recipe, Resources, list[Claimed]]] = {}
         changed: dict[str, list[int]] = {}
+        self._look_for_changes(process.attributes for process in claimed)
         for process in claimed:
             recipe = self._recipe(cursor, process, to_run)
             if isinstance(recipe, CodeChanged):
@@ -86,6 +96,7 @@ class RecordedRecipes:
         """
         found: dict[int, WorkflowRecipe] = {}
         reasons: list[tuple[int, str]] = []
+        self._look_for_changes(process.attributes for process in claimed)
         for process in claimed:
             recipe = self._workflow(cursor, process)
             if isinstance(recipe, CodeChanged):
@@ -94,6 +105,26 @@ class RecordedRecipes:
                 found[process.node_id] = recipe
         pause_workflows(cursor, reasons)
         return found
+
+    def _look_for_changes(self, attributes: Iterable[Mapping[str, Any]]) -> None:
+        """Forget what was made of code that may be another one now."""
+        if len(self._made) + len(self._workflows) > KEPT:
+            self._made.clear()
+            self._workflows.clear()
+        if self._own_modules is None:
+            return
+        for folder in {
+            str(of_one.get("function_path") or of_one.get("class_path") or "") for of_one in attributes
+        }:
+            self._own_modules.add(folder)
+        if self._own_modules.forget_changed():
+            self._made.clear()
+            self._workflows.clear()
+        # what could not be had may be there now
+        self._made = {key: made for key, made in self._made.items() if not isinstance(made, CodeChanged)}
+        self._workflows = {
+            key: made for key, made in self._workflows.items() if not isinstance(made, CodeChanged)
+        }
 
     def _workflow(self, cursor: Any, process: ClaimedWorkflow) -> WorkflowRecipe | CodeChanged:
         files = files_of(process.repository_metadata)

@@ -2411,7 +2411,76 @@ def without_arrays(value: Any) -> Any:
 
 # ----------------------------------------------------------------------------------------------- functions
 
+
+class OwnModules:
+    """Modules below the user's own folders: their files may change while an interpreter lives that has them.
+
+    What is installed beside them, as in a virtual environment there, is none of them.
+    """
+
+    def __init__(self) -> None:
+        self._folders: Set[str] = set()
+        self._found: Dict[str, str] = {}
+        self._counted = 0
+        self._seen: Dict[str, Tuple[int, int]] = {}
+        self._looked_at = time.time()
+
+    def add(self, folder: str) -> None:
+        """Look after the modules of a folder that is imported from."""
+        folder = os.path.join(os.path.abspath(folder), "") if folder else ""
+        if folder and folder not in self._folders:
+            self._folders.add(folder)
+            self._counted = 0
+
+    def forget_changed(self) -> bool:
+        """Let all of them be imported anew, if a file of one has changed since it was imported."""
+        began = time.time()
+        self._find()
+        changed = False
+        for name, path in self._found.items():
+            try:
+                status = os.stat(path)
+            except OSError:
+                changed = changed or name in self._seen
+                continue
+            now = (status.st_mtime_ns, status.st_size)
+            if name in self._seen:
+                changed = changed or self._seen[name] != now
+            else:
+                # It was imported since the last look. A file that is younger may have been another one then.
+                changed = changed or status.st_mtime >= self._looked_at
+                self._seen[name] = now
+        self._looked_at = began
+        if changed:
+            import importlib
+
+            for name in self._found:
+                sys.modules.pop(name, None)
+            self._seen.clear()
+            self._counted = 0
+            importlib.invalidate_caches()
+        return changed
+
+    def _find(self) -> None:
+        """Know which modules are below the folders; looked up again when there are others."""
+        if not self._folders or len(sys.modules) == self._counted:
+            return
+        self._counted = len(sys.modules)
+        self._found = {}
+        library = os.path.join(os.path.dirname(os.path.abspath(os.__file__)), "")
+        for name, module in list(sys.modules.items()):
+            path = getattr(module, "__file__", None)
+            if not isinstance(path, str) or name == "__main__" or name.partition(".")[0] == "grange":
+                continue
+            path = os.path.abspath(path)
+            if any(part in path for part in (library, "/site-packages/", "/dist-packages/")):
+                continue
+            if any(path.startswith(folder) for folder in self._folders):
+                self._found[name] = path
+
+
 _functions: Dict[Tuple[str, str, str, str], Any] = {}
+_own_modules = OwnModules()
 
 
 def load_function(spec: Json, pack: ZipReader) -> Any:
@@ -2419,6 +2488,7 @@ def load_function(spec: Json, pack: ZipReader) -> Any:
     identity = (spec["module"], spec["qualname"], spec["path"], spec["pickle"] or "")
     function = _functions.get(identity)
     if function is None:
+        _own_modules.add(spec["path"])
         if spec["path"] and spec["path"] not in sys.path:
             sys.path.insert(0, spec["path"])
         if spec["pickle"]:
@@ -2496,6 +2566,8 @@ class Functions:
         self._results = chunk.results
         self._limited = bool(chunk.spec.get("walltime_s") or chunk.spec.get("memory_mb"))
         self._scratch = Scratch(chunk.spec["scratch"])
+        if _own_modules.forget_changed():
+            _functions.clear()
         self._calls = Calls(chunk.pack.read("calls.pickle"))
         self._encoder = Encoder(self._results.keep, self._results.keep_file)
         self._printed = Printed(chunk.folder)
