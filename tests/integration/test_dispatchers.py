@@ -543,3 +543,47 @@ def test_code_that_was_edited_is_run_as_it_is_now(profile: Profile, tmp_path: Pa
         assert process.poll() is None
     assert answers == ["106 102", "206 202", "210 202"]
     assert begun(profile) == 1
+
+
+FLOW = """
+import grange as gr
+
+@gr.calcfunction
+def plus(x: int) -> int:
+    return x + {plus}
+
+@gr.workflow
+def flow(x: int):
+    return plus(x)
+"""
+
+SUBMITS_FLOW = """
+import sys
+import grange as gr
+import edited_flow
+
+with gr.open(sys.argv[1]) as profile:
+    print(gr.submit(edited_flow.flow, x=2, profile=profile).result(60.0).value)
+"""
+
+
+def test_workflows_that_were_edited_are_run_as_they_are_now(profile: Profile, tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "submits.py").write_text(SUBMITS_FLOW)
+    answers = []
+    worker = subprocess.Popen([sys.executable, "-m", "grange.core.work", str(profile.home)])
+    try:
+        for number in (100, 2000):
+            (folder / "edited_flow.py").write_text(FLOW.format(plus=number))
+            shutil.rmtree(folder / "__pycache__", ignore_errors=True)
+            done = subprocess.run(
+                [sys.executable, "submits.py", profile.home], cwd=folder, capture_output=True, text=True,
+                check=False,
+            )  # fmt: skip
+            answers.append(done.stdout.strip() or done.stderr)
+        assert worker.poll() is None
+    finally:
+        worker.terminate()
+        worker.wait(PATIENCE_S)
+    assert answers == ["102", "2002"]
