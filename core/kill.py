@@ -14,6 +14,7 @@ from grange.core.profile import Profile
 from grange.core.progress_bar import progress_bar
 from grange.core.queue_hold import find_holder
 from grange.core.queues import load_queue
+from grange.core.worker import free_dead
 
 
 def kill(
@@ -32,6 +33,7 @@ def kill(
 
     Errors: those of reaching a computer.
     """
+    free_dead(profile)  # what nobody has any more ends at once
     if ids is not None:
         killing = process_control.kill(profile, ids)
         count, queues = killing.asked, killing.queues

@@ -14,6 +14,7 @@ import pytest
 from grange.core import process_control, repair
 from grange.core.kill import kill
 from grange.core.profile import Profile
+from grange.core.worker import WORKER_LOCK
 
 # Two levels of workflows; each of three programs goes on until the file "go" is there.
 SCRIPT = """
@@ -150,12 +151,23 @@ def owner(profile: Profile, process_id: int) -> int | None:
         return (cursor.fetchone() or (None,))[0]
 
 
+def alive(profile: Profile) -> list[int]:
+    """The workers that hold their locks; the server needs a moment to see that one is gone."""
+    with profile.transaction() as cursor:
+        cursor.execute(
+            "SELECT objid::bigint FROM pg_locks WHERE locktype = 'advisory' AND classid::bigint = %s"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+            (WORKER_LOCK,),
+        )
+        return [row[0] for row in cursor.fetchall()]
+
+
 def test_what_a_killed_script_left_is_killed_where_nobody_runs_it(
     profile: Profile, tmp_path: Path, running: subprocess.Popen[str]
 ) -> None:
     running.kill()
     running.communicate()
+    until(lambda: not alive(profile))
     assert kill(profile, ids=ids(profile, "outer")) == 6
-    repair.repair(profile)  # as any worker does: what the dead one had is ended
     assert states(profile) == ["killed"] * 6
     assert programs(tmp_path) == []
