@@ -145,6 +145,18 @@ def test_a_paused_workflow_makes_no_step_until_it_is_played(
     assert sorted(states(profile)) == ["finished"] * 6
 
 
+def test_a_script_goes_on_with_what_was_paused_and_is_played(
+    profile: Profile, tmp_path: Path, running: subprocess.Popen[str]
+) -> None:
+    whole = [*ids(profile, "outer"), *ids(profile, "inner")]
+    assert process_control.pause(profile, whole[:1], tree=True) == 6
+    until(lambda: all(owner(profile, process_id) is None for process_id in whole))
+    (tmp_path / "go").touch()
+    assert process_control.play(profile, whole[:1], tree=True) >= 3
+    _, errors = running.communicate()
+    assert sorted(states(profile)) == ["finished"] * 6, errors
+
+
 def owner(profile: Profile, process_id: int) -> int | None:
     with profile.transaction() as cursor:
         cursor.execute("SELECT worker_id FROM process WHERE node_id = %s", (process_id,))
