@@ -690,7 +690,7 @@ class Hub:
     def _free(self) -> None:
         if self._worker_id:
             with self.profile.transaction() as cursor:
-                if workflow_rows.give_back(cursor, self._worker_id):
+                if workflow_rows.give_back(cursor, [self._worker_id]):
                     rows.tell(cursor, [rows.READY_NEWS])
         self._dropped = False
 

@@ -59,6 +59,8 @@ def free_dead(profile: Profile) -> int:
 
 
 def _free_dead(profile: Profile) -> int:
+    from grange.core.workflow_rows import give_back
+
     with profile.transaction() as cursor:
         cursor.execute(
             """
@@ -79,16 +81,7 @@ def _free_dead(profile: Profile) -> int:
         gone = [row[0] for row in cursor.fetchall()]
         if not gone:
             return 0
-        cursor.execute(
-            """
-            UPDATE process SET worker_id = NULL, ready = true
-            WHERE node_id IN (
-                SELECT node_id FROM process WHERE workflow AND worker_id = ANY(%s)
-                  AND state IN ('created', 'waiting', 'running') ORDER BY node_id FOR NO KEY UPDATE)
-            """,
-            (gone,),
-        )
-        freed = int(cursor.rowcount)
+        freed = give_back(cursor, gone)
         if freed:
             cursor.execute("SELECT pg_notify('grange', 'ready')")
     return freed

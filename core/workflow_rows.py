@@ -201,14 +201,16 @@ def wait(cursor: Any, waits: Sequence[Wait]) -> list[int]:
     return [node_id for node_id, ready in cursor.fetchall() if ready]
 
 
-def give_back(cursor: Any, worker_id: int) -> int:
-    """Let go of all workflows of a worker, so that others claim them; returns how many."""
+def give_back(cursor: Any, worker_ids: Collection[int]) -> int:
+    """Let go of all workflows of these workers, so that others claim them; returns how many."""
     cursor.execute(
         """
         UPDATE process SET worker_id = NULL, ready = true
-        WHERE workflow AND worker_id = %s AND state IN ('created', 'waiting', 'running')
+        WHERE node_id IN (
+            SELECT node_id FROM process WHERE workflow AND worker_id = ANY (%s)
+              AND state IN ('created', 'waiting', 'running') ORDER BY node_id FOR NO KEY UPDATE)
         """,
-        (worker_id,),
+        (list(worker_ids),),
     )
     return int(cursor.rowcount)
 
