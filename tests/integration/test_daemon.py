@@ -402,7 +402,7 @@ def test_a_locked_profile_has_nobody_at_work_until_it_is_unlocked(client: Daemon
     with profile.transaction() as cursor:
         profile_lock.lock(cursor, "a new disk", "ada")
     assert profile_lock.wait_until_idle(profile, PATIENCE_S) == []
-    assert client.get_status().is_whole  # they stand by
+    until(lambda: client.get_status().is_whole, "they stand by")
     client.restart_daemon()  # also those that come now
     with profile.transaction() as cursor:
         assert profile_lock.at_work(cursor) == []
