@@ -397,3 +397,40 @@ def test_a_pack_that_gets_a_blob_meanwhile_is_not_deleted(profile: Profile) -> N
     assert len(refused) == 1
     with profile.transaction() as cursor:
         assert profile.index(cursor).find([key_of(b"b")]) == {key_of(b"b"): place}
+
+
+@pytest.mark.parametrize("first", [1, 3000])
+def test_new_links_are_checked_by_index_whatever_came_before(first: int, profile: Profile) -> None:
+    """What is checked first makes the plan of the connection: a few links, or many, among few nodes."""
+
+    def add(calculations: int) -> int:
+        with profile.transaction() as cursor:
+            ids = database.reserve_ids(cursor, 2 * calculations)
+            kinds = ["data", "calculation"] * calculations
+            rows = zip(ids, database.uuid7s(len(ids)), kinds, [profile.user_id] * len(ids), strict=True)
+            database.copy_rows(
+                cursor,
+                "node",
+                ("id", "uuid", "kind", "user_id", "node_type"),
+                (database.copy_line((*row, "a.kind.")) for row in rows),
+            )
+            database.copy_rows(
+                cursor,
+                "link",
+                LINKS,
+                (
+                    database.copy_line((ids[place], ids[place + 1], "input_calc", "x"))
+                    for place in range(0, len(ids), 2)
+                ),
+            )
+            database.copy_rows(
+                cursor,
+                "process",
+                ("node_id", "label"),
+                (database.copy_line((node_id, "p")) for node_id in ids[1::2]),
+            )
+            cursor.execute("SELECT seq_scan FROM pg_stat_xact_user_tables WHERE relname = 'node'")
+            return int((cursor.fetchone() or (0,))[0])
+
+    assert profile.user_id
+    assert [add(first), add(1), add(1)] == [0, 0, 0]

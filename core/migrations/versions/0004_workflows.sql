@@ -191,3 +191,15 @@ CREATE UNIQUE INDEX log_number ON log (node_id, number) WHERE number IS NOT NULL
 -- last_node: the highest id of a node when the pack was promised. Calculations that came later are in no chunk that
 -- may rely on it.
 ALTER TABLE pack ADD COLUMN last_node bigint;
+
+-- Without parameters a plan is made once a connection, whatever comes first, and custom plans are none: made while
+-- there are few nodes, or for many links, it would read all nodes for each link from then on. By index it costs as
+-- little for one link as for a hundred thousand.
+ALTER FUNCTION check_ends_of_links() RESET plan_cache_mode;
+ALTER FUNCTION check_ends_of_links() SET enable_hashjoin = off;
+ALTER FUNCTION check_ends_of_links() SET enable_mergejoin = off;
+ALTER FUNCTION check_ends_of_links() SET enable_seqscan = off;
+ALTER FUNCTION check_nodes_of_processes() RESET plan_cache_mode;
+ALTER FUNCTION check_nodes_of_processes() SET enable_hashjoin = off;
+ALTER FUNCTION check_nodes_of_processes() SET enable_mergejoin = off;
+ALTER FUNCTION check_nodes_of_processes() SET enable_seqscan = off;
