@@ -194,3 +194,30 @@ def test_what_repair_has_set_right_goes_on_to_its_end(profile: Profile) -> None:
     site.work(profile, [process_id])
     assert len(site.shape(profile, process_id)) > 5
     assert faults(profile) == {}
+
+
+def test_while_workers_work_nothing_is_wrong_at_any_moment(profile: Profile) -> None:
+    """Two workers with little room, so that workflows are let go of and claimed all the time."""
+    ids = [
+        gr.submit(site.tree, depth=3, width=3, profile=profile).id,
+        gr.submit(site.first_of, count=6, profile=profile).id,
+    ]
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            with open_profile(profile.home) as own:
+                site.work(own, ids, live=4)
+        except BaseException as error:
+            failed.append(error)
+
+    workers = [threading.Thread(target=work) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    looks = 0
+    while any(worker.is_alive() for worker in workers):
+        assert faults(profile) == {}
+        looks += 1
+    assert failed == []
+    assert looks > 0
+    assert faults(profile) == {}
