@@ -121,8 +121,7 @@ class DaemonClient:
             raise DaemonException(
                 f"a daemon is started on its own host: `grange daemon start` on {self.host}"
             )
-        if number_workers is not None and number_workers < 0:
-            raise DaemonException(f"{number_workers} workers cannot be started")
+        self._refuse_crowd(number_workers)
         if foreground:
             from grange.core.daemon import supervise
 
@@ -165,6 +164,7 @@ class DaemonClient:
         Errors: DaemonNotRunningException; DaemonTimeoutException, also where it does not come back.
         """
         deadline_s = self._deadline_s(timeout)
+        self._refuse_crowd(number_workers)
         found = self._running()
         with self.profile.transaction() as cursor:
             daemon_rows.ask_to_restart(cursor, [found.id], number_workers)
@@ -190,6 +190,7 @@ class DaemonClient:
         """
         deadline_s = self._deadline_s(timeout)
         found = self._running()
+        self._refuse_crowd(found.workers_wanted + max(0, number))
         with self.profile.transaction() as cursor:
             wanted = daemon_rows.add_workers(cursor, found.id, number)
         if wait:
@@ -204,6 +205,18 @@ class DaemonClient:
         return self.increase_workers(-number, wait=wait, timeout=timeout)
 
     # ------------------------------------------------------------ within
+
+    def _refuse_crowd(self, workers: int | None) -> None:
+        """Errors: DaemonException for fewer workers than none, or more than PostgreSQL has connections for."""
+        if workers is None:
+            return
+        with self.profile.transaction() as cursor:
+            most = daemon_rows.most_workers(cursor)
+        if not 0 <= workers <= most:
+            raise DaemonException(
+                f"{workers} workers: expected 0 to {most}, half of what PostgreSQL takes in connections "
+                "(its setting max_connections)"
+            )
 
     def _found(self) -> DaemonRow | None:
         """The daemon; one that has just lost its session is given the time to take its lock again."""

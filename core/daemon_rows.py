@@ -204,6 +204,13 @@ def find_orphans(cursor: Cursor, host: str, home: str) -> list[PartRow]:
     return [part for part in find_parts(cursor, dead) if part.host == host] if dead else []
 
 
+def most_workers(cursor: Cursor) -> int:
+    """So many workers leave PostgreSQL enough connections for everybody else."""
+    cursor.execute("SELECT current_setting('max_connections')::int / 2")
+    (most,) = cursor.fetchone() or (0,)
+    return int(most)
+
+
 def ask_to_stop(cursor: Cursor, daemon_ids: Collection[int]) -> None:
     """Wish that daemons end."""
     cursor.execute(

@@ -215,6 +215,20 @@ def test_a_signal_while_it_begins_anew_ends_it(client: DaemonClient) -> None:
     assert not client.is_daemon_running
 
 
+def test_there_are_not_more_workers_than_the_database_has_room_for(client: DaemonClient) -> None:
+    with pytest.raises(DaemonException, match="51 workers: expected 0 to 50.*max_connections"):
+        client.start_daemon(51)
+    with pytest.raises(DaemonException, match="-1 workers: expected 0 to 50"):
+        client.start_daemon(-1)
+    client.start_daemon(0)
+    with pytest.raises(DaemonException, match="51 workers"):
+        client.increase_workers(51)
+    with pytest.raises(DaemonException, match="51 workers"):
+        client.restart_daemon(51)
+    assert client.get_status().daemon.workers_wanted == 0
+    assert client.decrease_workers(3) == 0
+
+
 def test_why_it_cannot_begin_is_told(client: DaemonClient) -> None:
     folder = daemon_log.log_folder(client.profile.home)
     folder.parent.mkdir()
