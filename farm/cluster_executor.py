@@ -15,7 +15,6 @@ from grange.farm import runner
 from grange.farm.chunk import (
     CLUSTER,
     TOGETHER,
-    Estimate,
     Sizing,
     can_wait,
     chunk_sizes,
@@ -34,6 +33,7 @@ from grange.farm.errors import (
     TaskRefused,
     TransportUnavailable,
 )
+from grange.farm.estimates import Estimates
 from grange.farm.function import by_value
 from grange.farm.node_count import node_count
 from grange.farm.offer import Offer
@@ -128,7 +128,7 @@ class ClusterExecutor:
         self._changed = threading.Condition()
         self._queue = Queue()
         self._first_at: dict[object, float] = {}
-        self._estimates: dict[object, Estimate] = {}
+        self._estimates = Estimates()
         self._runs: dict[str, ClusterRun] = {}
         self._ready: list[ResultPack] = []
         self._left: list[ResultPack] | None = None
@@ -528,7 +528,7 @@ class ClusterExecutor:
 
     def _task_s(self, kind: object) -> float | None:
         """What a task of a kind takes, as far as is known."""
-        return self._estimates.get(kind, Estimate()).task_s
+        return self._estimates.task_s(kind)
 
     def _open_there(self) -> list[ClusterChunk]:
         """What was sent, or will be, and has not ended."""
@@ -773,9 +773,8 @@ class ClusterExecutor:
         self._ready.append(pack)
         self._looks = min(FREE_LOOKS, self._looks + len(pack.results) / (2 * TOGETHER))
         if chunk.kind is not None:
-            known = self._estimates.get(chunk.kind, Estimate())
             wall_s = sum(result.wall_s for result in pack.results)
-            self._estimates[chunk.kind] = known.after(len(pack.results), wall_s)
+            self._estimates.note(chunk.kind, len(pack.results), wall_s)
 
     def _end_there(self) -> None:
         """End the tasks that are to end, where they are."""

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from grange.farm import hyperqueue_host, machine, runner
-from grange.farm.chunk import Estimate, Sizing, chunk_sizes
+from grange.farm.chunk import Sizing, chunk_sizes
 from grange.farm.chunk_folder import Fetch
 from grange.farm.errors import ExecutorUnavailable, TaskRefused
+from grange.farm.estimates import Estimates
 from grange.farm.executor import OnThisMachine
 from grange.farm.executor_spool import ExecutorSpool, SpooledChunk
 from grange.farm.node_count import require_one_machine
@@ -90,7 +91,7 @@ class HyperQueueExecutor(OnThisMachine):
         self._done = self._spool.folder / "done"
         self._done.mkdir(mode=0o700)
         self._handed: dict[str, Handed] = {}
-        self._estimates: dict[object, Estimate] = {}
+        self._estimates = Estimates()
         self._ready: list[ResultPack] = []
         self._outstanding = 0
         self._servers = 0
@@ -294,7 +295,7 @@ class HyperQueueExecutor(OnThisMachine):
 
     def _chunks(self, group: Group, tasks: list[Task], cpus: int) -> list[Handed]:
         """Write the chunks of one group."""
-        estimate = self._estimates.get(group.kind, Estimate()).task_s
+        estimate = self._estimates.task_s(group.kind)
         handed: list[Handed] = []
         start = 0
         for size in chunk_sizes(len(tasks), self._slots // cpus, estimate, self._sizing):
@@ -353,8 +354,7 @@ class HyperQueueExecutor(OnThisMachine):
         kind = handed.group.kind
         for pack in packs:
             self._ready.append(pack)
-            known = self._estimates.get(kind, Estimate())
-            self._estimates[kind] = known.after(len(pack.results), sum(r.wall_s for r in pack.results))
+            self._estimates.note(kind, len(pack.results), sum(result.wall_s for result in pack.results))
 
     def _finished(self, name: str) -> None:
         self._handed.pop(name).chunk.finish()

@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from grange.farm import machine, runner
-from grange.farm.chunk import Estimate, Sizing, chunk_size
+from grange.farm.chunk import Sizing, chunk_size
 from grange.farm.chunk_folder import Fetch
 from grange.farm.errors import ExecutorUnavailable, TaskRefused
+from grange.farm.estimates import Estimates
 from grange.farm.executor import OnThisMachine
 from grange.farm.executor_spool import ExecutorSpool, SpooledChunk
 from grange.farm.node_count import require_one_machine
@@ -93,7 +94,7 @@ class LocalPool(OnThisMachine):
         self._sizing = sizing or Sizing()
         self._spool = ExecutorSpool(Path(spool_root), fetch, flush_s, mpirun)
         self._queue = Queue()
-        self._estimates: dict[object, Estimate] = {}
+        self._estimates = Estimates()
         self._runners: list[Runner] = []
         self._selector = selectors.DefaultSelector()
         self._ready: list[ResultPack] = []
@@ -260,8 +261,7 @@ class LocalPool(OnThisMachine):
             self._deliver(work, work.chunk.new_packs([int(str(report["pack"]))]))
             return
         one.work.popleft()
-        estimate = self._estimates.get(work.group.kind, Estimate())
-        self._estimates[work.group.kind] = estimate.after(work.chunk.count, float(str(report["wall_s"])))
+        self._estimates.note(work.group.kind, work.chunk.count, float(str(report["wall_s"])))
         work.chunk.finish()
         if one.work and one.work[0].cancel_until:
             one.process.send_signal(signal.SIGUSR1)
@@ -270,9 +270,8 @@ class LocalPool(OnThisMachine):
         for pack in packs:
             self._ready.append(pack)
             if work.group.kind not in self._estimates and pack.results:
-                self._estimates[work.group.kind] = Estimate().after(
-                    len(pack.results), sum(result.wall_s for result in pack.results)
-                )
+                wall_s = sum(result.wall_s for result in pack.results)
+                self._estimates.note(work.group.kind, len(pack.results), wall_s)
 
     def _died(self, one: Runner) -> None:
         """A runner has ended: replace it and go on with its chunks."""
@@ -363,7 +362,7 @@ class LocalPool(OnThisMachine):
 
     def _ahead(self, group: Group) -> Runner | None:
         """A runner at work on the same kind of tasks that should find its next chunk waiting."""
-        estimate = self._estimates.get(group.kind, Estimate()).task_s
+        estimate = self._estimates.task_s(group.kind)
         if estimate is None or estimate > self._sizing.target_s:
             return None
         for one in self._runners:
@@ -372,7 +371,7 @@ class LocalPool(OnThisMachine):
         return None
 
     def _assign(self, one: Runner, group: Group) -> None:
-        estimate = self._estimates.get(group.kind, Estimate()).task_s
+        estimate = self._estimates.task_s(group.kind)
         size = chunk_size(len(group.tasks), self._slots // group.resources.cpus, estimate, self._sizing)
         tasks: list[Task] = [group.tasks[number] for number in range(size)]
         chunk, refused = self._spool.new_chunk(tasks, group.resources)
