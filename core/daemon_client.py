@@ -207,7 +207,7 @@ class DaemonClient:
     # ------------------------------------------------------------ within
 
     def _refuse_crowd(self, workers: int | None) -> None:
-        """Errors: DaemonException for fewer workers than none, or more than PostgreSQL has connections for."""
+        """Errors: DaemonException for less than none, and for more than PostgreSQL has connections for."""
         if workers is None:
             return
         with self.profile.transaction() as cursor:

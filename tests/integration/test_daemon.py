@@ -216,7 +216,7 @@ def test_a_signal_while_it_begins_anew_ends_it(client: DaemonClient) -> None:
 
 
 def test_there_are_not_more_workers_than_the_database_has_room_for(client: DaemonClient) -> None:
-    with pytest.raises(DaemonException, match="51 workers: expected 0 to 50.*max_connections"):
+    with pytest.raises(DaemonException, match=r"51 workers: expected 0 to 50.*max_connections"):
         client.start_daemon(51)
     with pytest.raises(DaemonException, match="-1 workers: expected 0 to 50"):
         client.start_daemon(-1)
