@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 
 import pytest
@@ -12,7 +13,7 @@ import grange as gr
 from grange.core import database, process_control, process_tree, steering, workflow_rows
 from grange.core import process as rows
 from grange.core.hub import Hub
-from grange.core.profile import Profile
+from grange.core.profile import Profile, open_profile
 from grange.core.worker import free_dead
 
 
@@ -258,3 +259,66 @@ def test_scripts_name_processes_as_they_like(profile: Profile) -> None:
         steering.pause_processes([2.5], profile=profile)  # type: ignore[list-item]
     with pytest.raises(gr.GrangeError, match="no profile"):
         steering.kill_processes(future)
+
+
+def test_pausing_and_playing_at_random_changes_nothing_in_the_graph(profile: Profile) -> None:
+    """Two workers with little room are at one tree while somebody pauses and plays parts of it."""
+    undisturbed = gr.submit(site.tree, depth=3, width=3, profile=profile).id
+    site.work(profile, [undisturbed])
+    process_id = gr.submit(site.tree, depth=3, width=3, profile=profile).id
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            with open_profile(profile.home) as own:
+                site.work(own, [process_id], live=5)
+        except BaseException as error:
+            failed.append(error)
+
+    workers = [threading.Thread(target=work) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    chance = random.Random(7)
+    paused = 0
+    while any(worker.is_alive() for worker in workers):
+        with profile.transaction() as cursor:
+            open_ = process_control.find_open(cursor, [process_id], tree=True)
+        if paused < 200 and open_:
+            some = chance.sample(open_, min(3, len(open_)))
+            paused += process_control.pause(profile, some, tree=chance.random() < 0.5)
+        process_control.play(profile, open_)
+    assert failed == []
+    assert paused > 0
+    assert site.shape(profile, process_id) == site.shape(profile, undisturbed)
+
+
+def test_killing_at_random_leaves_nothing_open(profile: Profile) -> None:
+    """Branches of trees are killed while two workers are at them: all ends, one way or another."""
+    roots = [gr.submit(site.tree, depth=2, width=3, profile=profile).id for _ in range(4)]
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            with open_profile(profile.home) as own:
+                site.work(own, roots, live=5)
+        except BaseException as error:
+            failed.append(error)
+
+    workers = [threading.Thread(target=work) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    chance = random.Random(8)
+    asked = 0
+    while any(worker.is_alive() for worker in workers):
+        with profile.transaction() as cursor:
+            open_ = process_control.find_open(cursor, roots, tree=True)
+        if open_:
+            asked += process_control.kill(profile, [chance.choice(open_)]).asked
+    assert failed == []
+    assert asked > 0
+    with profile.transaction() as cursor:  # calls of what ended before them
+        left = process_control.find_open(cursor, None)
+    site.work(profile, left)
+    with profile.transaction() as cursor:
+        cursor.execute("SELECT count(*) FROM process WHERE open_children <> 0 OR finished_at IS NULL")
+        assert cursor.fetchone() == (0,)
