@@ -100,7 +100,7 @@ class Hub:
     ) -> None:
         self.profile = profile
         self.greenlet = getcurrent()
-        self.queues = Queues(profile)
+        self.queues = Queues(profile, own=alone)
         self.known_recipes = KnownRecipes()
         self.note = ""
         #: How many processes it has recorded; of these and of what it was given: how many have ended, and how
@@ -112,7 +112,7 @@ class Hub:
         self._on_queues = on_queues
         self._at = at
         self._wakeups = Wakeups(profile, wakes)
-        self._recipes = RecordedRecipes(profile)
+        self._recipes = RecordedRecipes(profile, imports_anew=not alone)
         self._frames: dict[int, LiveFrame] = {}
         self._runnable: deque[LiveFrame] = deque()
         # alone: workflows of ours that have no frame, for want of room or because they wait

@@ -102,7 +102,7 @@ def lock_campaign(connection: Connection, campaign_id: int, *, wait_s: float = 2
             holder = holders(cursor, [campaign_id]).get(campaign_id, "a process that has just ended")
             name = _name(cursor, campaign_id)
         if time.monotonic() >= deadline:
-            raise CampaignBusy(f"campaign {name} is being run by {holder}: wait for it or end it")
+            raise CampaignBusy(f"{name} is being run by {holder}: wait for it or end it")
         time.sleep(0.05)
 
 
@@ -113,8 +113,9 @@ def unlock_campaign(connection: Connection, campaign_id: int) -> None:
 
 
 def _name(cursor: Cursor, campaign_id: int) -> str:
-    cursor.execute('SELECT label FROM "group" WHERE id = %s', (campaign_id,))
-    return str((cursor.fetchone() or (campaign_id,))[0])
+    cursor.execute('SELECT type_string, label FROM "group" WHERE id = %s', (campaign_id,))
+    kind, label = cursor.fetchone() or ("campaign", campaign_id)
+    return f"{kind} {label}"
 
 
 def holders(cursor: Cursor, campaign_ids: Collection[int]) -> dict[int, str]:
