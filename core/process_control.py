@@ -167,16 +167,16 @@ def kill_processes(cursor: Cursor, ids: Collection[int], reason: str) -> Killing
 
 
 def end_abandoned_kills(cursor: Cursor, reason: str = "killed") -> list[int]:
-    """End what was to be killed and has lost its owner before he did so; returns those ended.
+    """End what was to be killed and has lost its owner before he did so, with what it had called.
 
-    For whoever frees what dead workers had.
+    For whoever frees what dead workers had. Returns those ended.
     """
     cursor.execute(
         f"SELECT node_id FROM process WHERE to_kill AND {_OPEN} AND worker_id IS NULL"  # noqa: S608
         " AND (workflow OR cached_from IS NOT NULL)"
     )
     ids = [row[0] for row in cursor.fetchall()]
-    return _end_unowned(cursor, lock_open(cursor, ids, tree=False), reason) if ids else []
+    return kill_processes(cursor, ids, reason).ended if ids else []
 
 
 def _end_unowned(cursor: Cursor, ids: Sequence[int], reason: str) -> list[int]:

@@ -141,6 +141,9 @@ def test_what_was_to_be_killed_by_a_worker_that_died_is_ended(profile: Profile) 
     with profile.transaction() as cursor:
         assert workflow_rows.find_ready(cursor, 10) == tree.of("S")
         assert process_control.end_abandoned_kills(cursor) == tree.of("A")
+    tree.set("R", "to_kill = true")  # marked alone, as by an update of many rows
+    with profile.transaction() as cursor:
+        assert process_control.end_abandoned_kills(cursor) == tree.of("R b")
 
 
 def test_two_who_change_one_tree_at_once_wait_for_each_other_and_not_for_ever(profile: Profile) -> None:
