@@ -25,7 +25,7 @@ from grange.core.errors import CampaignBusy, ComputerDisabled, DatabaseUnavailab
 from grange.core.profile import Profile, open_profile
 from grange.core.queue_hold import find_holder, hold
 from grange.core.queues import Queues, find_waiting
-from grange.core.worker import DISPATCHER
+from grange.core.worker import CAMPAIGN_LOCK, DISPATCHER
 from grange.farm.computer import Computer
 
 PATIENCE_S = 60.0
@@ -308,6 +308,29 @@ def test_two_who_wait_for_each_other_end_by_one_of_them_doing_it_again(
         cursor.execute("SELECT open_children FROM process WHERE node_id = %s", (parent,))
         assert cursor.fetchone() == (0,)
     assert begun(profile) == 1
+
+
+def test_a_connection_that_is_lost_is_made_anew(profile: Profile, tmp_path: Path) -> None:
+    queue = Queues(profile).id_of(None)
+    log = tmp_path / "log"
+    ids = put(profile, sleeping, log=str(log), x=range(60), seconds=0.05)
+    with DispatcherThreads(profile) as dispatchers:
+        dispatchers.serve([queue])
+        until(lambda: ("finished", 0) in states(profile, ids), "nothing has come")
+        with profile.transaction() as cursor:
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"
+                " AND classid::bigint = %s AND objid::bigint = %s",
+                (CAMPAIGN_LOCK, queue),
+            )
+            assert cursor.fetchall() == [(True,)]
+        wait_for(profile, ids)
+        dispatchers.raise_errors()
+    assert states(profile, ids) == [("finished", 0)] * 60
+    assert sorted(outputs(profile, ids)) == list(range(60))
+    assert begun(profile) == 2
+    # what was finished is not done again, whether it was recorded before or not
+    assert 60 <= len(log.read_text().splitlines()) <= 60 + 2 * (os.cpu_count() or 1)
 
 
 def _blocked(connection: Connection) -> bool:
