@@ -36,6 +36,8 @@ PATIENCE_S = 90.0
 ROOM = 3 << 30
 #: Seconds in which a part that chance has chosen has to be found at work.
 MOMENT_S = 0.5
+#: Seconds after which there is more to do for a part that has to be hit at work.
+MORE_S = 3.0
 #: The kinds of faults that chance chooses from, once each has been done.
 OFTEN = ("worker", "worker", "dispatcher", "runner", "client", "connections", "supervisor", "postgres")
 
@@ -44,42 +46,45 @@ class FullDisk:
     """The disk of PostgreSQL, which can be full.
 
     Its folder is a file system in memory, where we may mount one; it is full when it is made as small as what
-    it holds. Where we may not, the database itself refuses new nodes with the error of a full disk.
+    it holds. Where we may not, the database itself refuses to record processes with the error of a full disk.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(mode=0o700, parents=True)
-        self.is_real = os.environ.get("GRANGE_TEST_DISK") != "simulated" and self._mount() == 0
+        command = ["mount", "-t", "tmpfs", "-o", f"size={ROOM},mode=700", "tmpfs", folder]
+        self._mounted = (
+            os.environ.get("GRANGE_TEST_DISK") != "simulated"
+            and os.geteuid() == 0
+            and subprocess.run(command, capture_output=True, check=False).returncode == 0
+        )
 
-    def _mount(self, *more: str) -> int:
-        options = ["mount", "-t", "tmpfs", "-o", ",".join([f"size={ROOM}", "mode=700", *more])]
-        return subprocess.run([*options, "tmpfs", self._folder], capture_output=True, check=False).returncode
+    @property
+    def is_real(self) -> bool:
+        """Whether the data lie on it: root without namespaces has them elsewhere."""
+        return self._mounted and not (self._folder / "data").is_symlink()
 
     def fill(self, profile: Profile) -> None:
         if self.is_real:
             used = shutil.disk_usage(self._folder).used
             self._resize(used + 65536)
             return
-        with profile.transaction() as cursor:
-            cursor.execute(
-                """
-                CREATE OR REPLACE FUNCTION disk_is_full() RETURNS trigger LANGUAGE plpgsql AS $$
-                BEGIN RAISE EXCEPTION 'could not extend file: No space left' USING ERRCODE = '53100'; END $$
-                """
-            )
-            for table in ("node", "process"):
-                cursor.execute(
-                    f"CREATE TRIGGER full_disk BEFORE INSERT OR UPDATE ON {table}"
-                    " FOR EACH STATEMENT EXECUTE FUNCTION disk_is_full()"
-                )
+        site.ask(
+            profile,
+            """
+            CREATE OR REPLACE FUNCTION disk_is_full() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN RAISE EXCEPTION 'could not extend file: No space left' USING ERRCODE = '53100'; END $$;
+            CREATE TRIGGER full_disk BEFORE INSERT OR UPDATE ON process
+            FOR EACH STATEMENT EXECUTE FUNCTION disk_is_full();
+            SELECT 1
+            """,
+        )
 
     def free(self, profile: Profile) -> None:
         if self.is_real:
             self._resize(ROOM)
             return
-        for table in ("node", "process"):
-            site.ask(profile, f"DROP TRIGGER full_disk ON {table}; SELECT 1")
+        site.ask(profile, "DROP TRIGGER full_disk ON process; SELECT 1")
 
     def _resize(self, size: int) -> None:
         # What is written meanwhile makes it larger than what it is to be: again, until it is in time.
@@ -91,7 +96,7 @@ class FullDisk:
         raise AssertionError("the file system cannot be resized")
 
     def close(self) -> None:
-        if self.is_real:
+        if self._mounted:
             subprocess.run(["umount", "-l", self._folder], check=True)
 
 
@@ -162,8 +167,12 @@ class FaultyEngine:
 
     def until(self, happened: Callable[[], object], what: str, patience_s: float = PATIENCE_S) -> None:
         deadline = time.monotonic() + patience_s
+        more_s = time.monotonic() + MORE_S
         while not happened():
             self.see_to_client()
+            if time.monotonic() > more_s:  # what there was is done, and nobody was hit
+                self.release(self._released + 8)
+                more_s += MORE_S
             assert time.monotonic() < deadline, f"{what}: {self.told()}"
             time.sleep(0.01)
 
@@ -196,6 +205,19 @@ class FaultyEngine:
         tails = [f"--- {path.name}\n{path.read_text()[-1500:]}" for path in logs if path.exists()]
         running = {part: self.pids(part) for part in _PARTS}
         return "\n".join([*self.diary, f"{states}\n{running}", *map(str, open_), *tails])
+
+    def told_of_work(self) -> str:
+        """How much was done, and how much of it again."""
+        ((workflows, calculations, again, owners),) = self.ask(
+            "SELECT count(*) FILTER (WHERE workflow), count(*) FILTER (WHERE NOT workflow),"
+            " sum(greatest(attempt - 1, 0)) FILTER (WHERE queue_id IS NOT NULL),"
+            " (SELECT count(*) FROM worker) FROM process"
+        )
+        disk = "a real disk" if self.disk.is_real else "a simulated disk"
+        return (
+            f"{workflows} workflows, {calculations} calculations, {again} begun again;"
+            f" {owners} workers and dispatchers one after the other; {disk}"
+        )
 
     # -- faults
 
@@ -316,7 +338,8 @@ class FaultyEngine:
             with transaction(self.profile.connection) as cursor:
                 cursor.execute(
                     "INSERT INTO log (node_id, loggername, levelname, message)"
-                    " SELECT min(id), 'disk', 'INFO', repeat(md5(random()::text), 20000) FROM node"
+                    " SELECT (SELECT min(id) FROM node), 'disk', 'INFO', string_agg(md5(random()::text), '')"
+                    " FROM generate_series(1, 10000)"
                 )
                 cursor.execute("UPDATE process SET label = label WHERE node_id = (SELECT min(id) FROM node)")
                 cursor.connection.rollback()

@@ -64,7 +64,7 @@ def test_whatever_is_killed_every_workflow_ends_once_with_the_right_graph(
         site.check(engine.profile, expected, COUNT)
         site.check_files(engine.profile)
         engine.check_left_overs()
-        print(f"checked after {time.monotonic() - began:.1f} s")
+        print(f"checked after {time.monotonic() - began:.1f} s; {engine.told_of_work()}")
     except BaseException as error:
         error.add_note(f"seed {SEED}\n" + "\n".join(engine.diary))
         raise
