@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -46,6 +47,10 @@ from grange.farm.task import Resources
 
 if TYPE_CHECKING:
     import pandas
+
+
+#: Seconds for which a dispatcher that is idle may hold a campaign that somebody wants elsewhere.
+PATIENCE_S = 2.0
 
 
 class CampaignInterrupted(KeyboardInterrupt):
@@ -224,6 +229,8 @@ class Campaign:
         with working(self.profile), _shown(self.name, progress) as show:
             while True:
                 can_follow = resources is None and executor in (None, self._noted())
+                if self._is_dispatched():
+                    self._refuse_if_busy(stays=can_follow)
                 if can_follow and self._is_dispatched():
                     followed = self._followed(show)
                     if followed is not None:
@@ -384,12 +391,17 @@ class Campaign:
             return find_holder(cursor, self.id)
 
     def _refuse_if_busy(self, *, stays: bool) -> None:
-        """Errors: CampaignBusy where who runs it takes nothing more. stays: it is to be run where it was."""
+        """Errors: CampaignBusy where who runs it takes nothing more. stays: it is to be run where it was.
+
+        A dispatcher that has nothing to do any more is gone in a moment.
+        """
         if self.id in self.profile.held:
             raise CampaignBusy(f"campaign {self.name} is being run by this process: wait for its end")
-        holder = self._holder()
-        if holder is not None and not (holder.is_dispatcher and stays):
-            raise CampaignBusy(f"campaign {self.name} is being run by {holder}: wait for it or end it")
+        until = time.monotonic() + PATIENCE_S
+        while (holder := self._holder()) is not None and not (holder.is_dispatcher and stays):
+            if not holder.is_dispatcher or time.monotonic() >= until:
+                raise CampaignBusy(f"campaign {self.name} is being run by {holder}: wait for it or end it")
+            time.sleep(0.05)
 
     def _is_dispatched(self) -> bool:
         holder = self._holder()

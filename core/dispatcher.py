@@ -15,7 +15,7 @@ from grange.core.queues import Queue, load_queue, unmark_submitted
 #: Seconds without anything to do after which a dispatcher of a daemon ends. That of a queue keeps its runners
 #: warm; a campaign is soon left to who wants to run it.
 QUEUE_IDLE_S = 60.0
-CAMPAIGN_IDLE_S = 2.0
+CAMPAIGN_IDLE_S = 1.0
 
 
 def _nobody(_: Progress) -> None:

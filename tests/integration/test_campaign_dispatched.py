@@ -161,6 +161,10 @@ def test_who_wants_it_elsewhere_or_otherwise_is_told_who_runs_it(profile: Profil
         ):
             with pytest.raises(CampaignBusy, match=f"process {process.pid}"):
                 refused()
+    with profile.transaction() as cursor:
+        cursor.execute("UPDATE process SET paused = true")  # nothing to do for it
+    with dispatching(profile, campaign):
+        assert campaign.submit(executor="hyperqueue") == 1
     # one that a script runs is followed by nobody, and takes nothing more
     with open_profile(profile.home) as other, hold(other, campaign.id, "busy"):
         for refused in (campaign.submit, campaign.retry, lambda: campaign.run(progress=False)):
