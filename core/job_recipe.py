@@ -32,6 +32,7 @@ from grange.core.monitor import checked_monitors, described
 from grange.core.node import CalcJobNode, Data, ProcessNode
 from grange.core.output_files import OutputFiles
 from grange.core.port import Ports, checked_name, port_of, ports_of_class
+from grange.core.raised import is_interrupt, said_by
 from grange.core.recipe import Conclusion, Draft, failed, succeeded
 from grange.core.stash import aiida_mode, attribute_of
 from grange.core.transition import State
@@ -187,8 +188,10 @@ class JobRecipe:
         """
         try:
             parsed = self.parsed(values, files)
-        except (Exception, SystemExit) as error:  # the user's parser: what it raises is a result, never ours
-            said = f"parse() raised {type(error).__name__}: {error}"
+        except BaseException as error:  # the user's parser: what it raises is a result, never ours
+            if is_interrupt(error):
+                raise
+            said = f"parse() raised {said_by(error)}"
             return _adding(found, said) if found and files.ended_by else failed(OUTPUT_NOT_PARSED, said, kept)
         if isinstance(parsed, ExitCode):
             if found is not None and files.ended_by is STOPPED_BY_MONITOR:
@@ -198,11 +201,12 @@ class JobRecipe:
             return found
         try:
             outputs = self._outputs({} if parsed is None else parsed, required=files.ended_by is None)
-        except GrangeError as error:
+        except Exception as error:  # objects of users': whatever they raise when they are looked at
+            said = str(error) if isinstance(error, GrangeError) else said_by(error)
             if found is not None and files.ended_by is not None:
-                return _adding(found, str(error))
+                return _adding(found, said)
             code = OUTPUT_MISSING if isinstance(error, InputMissing) else OUTPUT_INVALID
-            return failed(code, str(error), kept)
+            return failed(code, said, kept)
         if found is not None and files.ended_by is not None:
             return replace(found, outputs={**kept, **outputs})
         return succeeded({**kept, **outputs})

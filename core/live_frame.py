@@ -26,7 +26,7 @@ from grange.core.pending_call import (
     nodes_of,
 )
 from grange.core.process import storable
-from grange.core.raised import place_of, said_by
+from grange.core.raised import is_interrupt, place_of, said_by
 from grange.core.runnable import calls_of, givens_of, workflow_recipe_of
 from grange.core.transition import ENDED, State
 from grange.core.workflow_recipe import Given, WorkflowEnd, WorkflowRecipe
@@ -238,9 +238,11 @@ class LiveFrame:
             self.differs = str(differs)
         except ProcessFailed as error:
             self.outcome = Outcome(State.FINISHED, CALL_FAILED.status, str(error))
-        except (GreenletExit, KeyboardInterrupt):
+        except GreenletExit:
             raise
         except BaseException as error:  # whatever code of users raises ends this process alone
+            if is_interrupt(error):
+                raise
             self.outcome = _excepted(error)
 
     def _stop(self, stop: Stop) -> None:

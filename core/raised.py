@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import traceback
 
 #: Folders of our own code: where something was raised is told by the line of the others that led there.
@@ -10,6 +11,13 @@ _OWN = tuple(
     os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), part, "")
     for part in ("core", "farm", "repository")
 )
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Whether it is Ctrl-C, meant for whoever runs the code, and nothing that the code itself raised."""
+    return (
+        isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
 
 
 def said_by(error: BaseException) -> str:

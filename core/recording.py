@@ -19,7 +19,7 @@ from grange.core.node import Data, Node
 from grange.core.process import NewProcess
 from grange.core.profile import Profile
 from grange.core.queues import lock_recording, mark_submitted
-from grange.core.raised import place_of, said_by
+from grange.core.raised import is_interrupt, place_of, said_by
 from grange.core.recipe import Draft, Recipe
 from grange.core.transition import ENDED, ProcessStatus, State, Submitted, step
 
@@ -229,9 +229,9 @@ def draft_or_reason(recipe: Recipe, values: Mapping[str, object]) -> Draft | str
         return recipe.draft(values)
     except GrangeError as error:
         return str(error)
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:  # the user's prepare(): whatever it raises ends this one process
+        if is_interrupt(error):
+            raise
         return f"prepare() raised {said_by(error)}{place_of(error)}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from typing import Any
 
 import grange as gr
@@ -52,6 +53,11 @@ def generator(x: Any) -> Any:
 
 
 @gr.workflow
+def interrupted(x: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+@gr.workflow
 def number_as_message(x: Any) -> Any:
     return gr.ExitCode(401, 5)  # type: ignore[arg-type]
 
@@ -92,6 +98,7 @@ ENDS = {
     base: (State.EXCEPTED, None, "Stop: stop (line "),
     cancelled: (State.EXCEPTED, None, "CancelledError: "),
     generator: (State.EXCEPTED, None, "GeneratorExit: "),
+    interrupted: (State.EXCEPTED, None, "KeyboardInterrupt: "),
     number_as_message: (State.FINISHED, 401, "5"),
     no_message: (State.FINISHED, 402, ""),
     half_a_letter: (State.FINISHED, 403, "a\N{SYMBOL FOR NULL}?"),
@@ -103,8 +110,12 @@ ENDS = {
 def test_each_ends_alone(profile: Profile) -> None:
     futures = [gr.submit(code, x=1, profile=profile) for code in ENDS]
     hub = Hub(profile)
-    for _ in range(10):
-        hub.step(0.0)
+    before = signal.signal(signal.SIGINT, lambda *_: None)  # as a worker has it
+    try:
+        for _ in range(10):
+            hub.step(0.0)
+    finally:
+        signal.signal(signal.SIGINT, before)
     hub.let_go()
     for future, (state, exit_status, said) in zip(futures, ENDS.values(), strict=True):
         assert future.wait(0.0), future
@@ -133,3 +144,49 @@ class Looks(gr.WorkChain):
 
     def look(self) -> None:
         self.report(self.ctx.nothing)
+
+
+class Secret:
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
+
+
+class Odd(gr.CalcJob):
+    """A program whose output is read in odd ways."""
+
+    class Inputs:
+        how: str
+
+    class Outputs:
+        y: int
+
+    def prepare(self, inputs: Any) -> gr.Command:
+        if inputs.how == "prepare":
+            raise Mute
+        return gr.Command(["true"])
+
+    def parse(self, files: Any) -> Any:
+        match self.inputs.how:
+            case "raise":
+                raise Mute
+            case "cancel":
+                raise asyncio.CancelledError
+            case "message":
+                return gr.ExitCode(310, 5)  # type: ignore[arg-type]
+            case _:
+                return {"y": Secret()}
+
+
+def raises_in_a_runner(how: str) -> int:
+    raise Mute if how == "raise" else asyncio.CancelledError
+
+
+def test_programs_and_functions_end_alone(profile: Profile) -> None:
+    campaign = gr.Campaign("odd", profile)
+    campaign.map(Odd, how=["prepare", "raise", "cancel", "message", "secret"])
+    campaign.map(raises_in_a_runner, how=["raise", "cancel"])
+    done = campaign.run(progress=False)
+    assert (done.done, done.failed) == (7, 7)
+    frame = campaign.results()
+    assert frame["exit_status"].fillna(0).astype(int).tolist() == [0, 173, 173, 310, 10, 0, 0]
+    assert frame["state"].tolist() == ["excepted", *4 * ["finished"], *2 * ["excepted"]]
