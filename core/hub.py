@@ -554,13 +554,13 @@ class Hub:
             ],
         )
         reports = [
-            (frame.process_id, number, frame.recipe.label, level, rows.storable(message))
+            (frame.process_id, number, frame.recipe.label, level, rows.storable(message, rows.LONGEST_LOG))
             for frame in frames
             for number, level, message in frame.reports
         ]
         for frame in frames:
             if frame.outcome is not None and frame.outcome.details:
-                said = rows.storable(frame.outcome.details)
+                said = rows.storable(frame.outcome.details, rows.LONGEST_LOG)
                 reports.append((frame.process_id, frame.next_report, frame.recipe.label, "ERROR", said))
         workflow_rows.write_reports(cursor, reports)
 

@@ -16,6 +16,8 @@ READY_NEWS = "ready"
 ENDED_NEWS = "ended"
 #: Somebody wants processes to be paused, played or killed, or workers to do something.
 CONTROL_NEWS = "control"
+#: What is kept of a message of a process, and of one in its log. Characters.
+LONGEST_MESSAGE, LONGEST_LOG = 10_000, 1_000_000
 
 
 def queue_news(queue_id: int) -> str:
@@ -186,8 +188,14 @@ def _moment(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
-def storable(message: str) -> str:
-    """A message, whatever somebody's exception put into it, as PostgreSQL can keep it."""
+def storable(message: str, most: int = LONGEST_MESSAGE) -> str:
+    """A message, whatever somebody put into it, as PostgreSQL can keep it, and no longer than most.
+
+    Units: characters.
+    """
+    if len(message) > most:
+        kept = most - 50  # with what is said of the rest it is no longer than most
+        message = f"{message[:kept]} … ({len(message) - kept:,} more characters)"
     if "\x00" in message:
         message = message.replace("\x00", "\N{SYMBOL FOR NULL}")
     return message if message.isascii() else message.encode("utf-8", "replace").decode()

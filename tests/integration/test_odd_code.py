@@ -73,6 +73,11 @@ def half_a_letter(x: Any) -> Any:
 
 
 @gr.workflow
+def long_message(x: Any) -> Any:
+    return gr.ExitCode(404, "m" * 5_000_000)
+
+
+@gr.workflow
 def number_as_label(x: Any) -> Any:
     return gr.submit(mute, x=x, label=3).result()  # type: ignore[arg-type]
 
@@ -102,6 +107,7 @@ ENDS = {
     number_as_message: (State.FINISHED, 401, "5"),
     no_message: (State.FINISHED, 402, ""),
     half_a_letter: (State.FINISHED, 403, "a\N{SYMBOL FOR NULL}?"),
+    long_message: (State.FINISHED, 404, "mmm … (4,990,050 more characters)"),
     number_as_label: (State.EXCEPTED, None, "mute: label: expected a text, got 3"),
     Reports: (State.FINISHED, 0, ""),
 }
