@@ -23,7 +23,7 @@ from grange.core.node import Data, Node, ProcessNode
 from grange.core.port import port_of
 from grange.core.process import NewProcess
 from grange.core.profile import Profile
-from grange.core.raised import said_by
+from grange.core.raised import is_interrupt, said_by
 from grange.core.recipe import invalidates_cache
 from grange.core.transition import State
 from grange.core.workflow_rows import read_outputs
@@ -58,7 +58,7 @@ class Ran:
     arguments: Mapping[str, Argument]
     outputs: Mapping[str, Data]
     by_name: bool
-    error: Exception | None
+    error: BaseException | None
     exit_code: ExitCode | None
     started_at: float
     wall_s: float
@@ -183,7 +183,7 @@ class CalcFunction:
         started_at = time.time()
         clock = time.perf_counter()
         outputs: Mapping[str, Data] = {}
-        error: Exception | None = None
+        error: BaseException | None = None
         exit_code: ExitCode | None = None
         returned: object = None
         try:
@@ -193,7 +193,9 @@ class CalcFunction:
                 exit_code = made
             else:
                 outputs = made
-        except Exception as raised:  # recorded, and raised again where the call is answered
+        except BaseException as raised:  # recorded, and raised again where the call is answered
+            if is_interrupt(raised):
+                raise
             error = raised
         by_name = isinstance(returned, dict) and outputs.keys() == returned.keys()
         wall_s = time.perf_counter() - clock

@@ -196,8 +196,8 @@ class Future:
     @property
     def outputs(self) -> Outputs:
         """What it has given, by name: future.outputs.energy or ["energy"]. Waits for its end."""
+        self.wait()
         if self._outputs is None:
-            self.wait()
             self._waiter.load_outputs([self])
         assert self._outputs is not None
         return self._outputs

@@ -130,8 +130,10 @@ class Hub:
         self._controlled = True
         self._looked_at = self._swept_at = 0.0
         self._worker_id = 0
-        # whether it has dropped frames whose rows are its own still
-        self._dropped = False
+        # whether there may be rows of this worker that no frame is for (one before it in this process may not
+        # have been able to give them back), and which of its own frames those are of
+        self._dropped = not alone
+        self._left: set[int] = set()
 
     # -- the loop
 
@@ -354,12 +356,12 @@ class Hub:
             return
         with self.profile.transaction_as(self._worker_id) as cursor:
             looked = dict(self._look)
-            for process_id in workflow_rows.take_ready(cursor, self._worker_id):
+            among = list(self._frames) if self._alone else None  # another hub may be on the same profile
+            for process_id in workflow_rows.take_ready(cursor, self._worker_id, among):
                 if process_id in self._frames:
                     looked[process_id] = self._frames[process_id]
-            ids: list[int] = []
-            for frame in looked.values():
-                ids += _asked_after(frame)
+            asked = {frame.process_id: _asked_after(frame) for frame in looked.values()}
+            ids = [id_ for some in asked.values() for id_ in some]
             ends = {end[0]: end for end in workflow_rows.read_ends(cursor, ids)}
             good = [id_ for id_, state, _, _ in ends.values() if state is State.FINISHED]
             outputs = self._data_by_label(cursor, workflow_rows.read_outputs(cursor, good))
@@ -367,10 +369,13 @@ class Hub:
         for frame in looked.values():
             if self._frames.get(frame.process_id) is not frame:
                 continue
-            for id_ in [id_ for id_ in _asked_after(frame) if id_ in ends]:
+            found = [id_ for id_ in asked[frame.process_id] if id_ in ends]
+            frame.looks_at = LOOKED_AT if found else min(4 * max(frame.looks_at, LOOKED_AT), len(frame.open))
+            for id_ in found:
                 future = frame.open[id_]
                 frame.settle(*ends[id_])
-                self._count(future.is_finished_ok)
+                _, state, status, _ = ends[id_]
+                self._count(state is State.FINISHED and not status)
                 future.give(outputs.get(id_, {}))
             if isinstance(frame.stop, AtWait):
                 if frame.stop.over:
@@ -478,11 +483,14 @@ class Hub:
     def _refuse(self, frame: LiveFrame, error: Exception) -> None:
         """What a workflow gave cannot be stored: it ends so."""
         frame.drop()
-        frame.pending = []
+        frame.pending, frame.decisions = [], []
         frame.outcome = Outcome(State.EXCEPTED, None, str(error))
         self._write([frame])
 
     def _write(self, frames: Sequence[LiveFrame]) -> None:
+        for frame in frames:
+            if frame.let_go and isinstance(frame.stop, AtWait) and frame.stop.over:
+                frame.let_go = False  # what it has waited for has ended since
         pending = [one for frame in frames for one in frame.pending]
         ended = [frame for frame in frames if frame.outcome is not None]
         paused = [
@@ -573,7 +581,7 @@ class Hub:
             added = sum(1 for one in frame.pending if one.is_open)
             stop = frame.stop
             if isinstance(stop, AtWait):
-                stop.waiting = {future.id for future in stop.futures if not future.is_terminated} - closed
+                stop.waiting = {future.id for future in stop.futures if future.end is None} - closed
                 elsewhere = [id_ for id_ in stop.waiting if id_ not in self._frames]
                 if self._alone:  # workflows among them are ours from now on
                     own = {
@@ -612,6 +620,7 @@ class Hub:
         queues = {one.row.queue_id for one in pending if one.row is not None and one.is_open}
         if queues:
             self._on_queues({queue for queue in queues if queue is not None})
+        leaving: list[LiveFrame] = []
         for frame in frames:
             process_id = frame.process_id
             if frame.outcome is not None:
@@ -624,6 +633,7 @@ class Hub:
                 frame.drop()
                 if self._alone:
                     self._away[process_id] = None
+                leaving.append(frame)
             elif isinstance(frame.stop, AtWait):
                 if frame.stop.over:
                     self._go_on(frame)
@@ -631,6 +641,10 @@ class Hub:
                     self._look[process_id] = frame
             else:
                 self._go_on(frame)
+        for frame in leaving:  # others may go on with it: its caller, which is here, is to be told by its row
+            caller = self._frames.get(frame.parent_id or 0)
+            if caller is not None and isinstance(caller.stop, AtWait) and not caller.stop.over:
+                self._dirty[caller.process_id] = caller
 
     def _count(self, well: bool) -> None:
         self.ended += 1
@@ -669,6 +683,7 @@ class Hub:
             self._claim_more = True
 
     def _drop_all(self) -> None:
+        self._left.update(self._frames)
         for frame in list(self._frames.values()):
             frame.drop()
         self._frames = {}
@@ -690,8 +705,10 @@ class Hub:
     def _free(self) -> None:
         if self._worker_id:
             with self.profile.transaction() as cursor:
-                if workflow_rows.give_back(cursor, [self._worker_id]):
+                among = list(self._left) if self._alone else None
+                if workflow_rows.give_back(cursor, [self._worker_id], among):
                     rows.tell(cursor, [rows.READY_NEWS])
+        self._left.clear()
         self._dropped = False
 
     def let_go(self) -> None:
@@ -707,7 +724,7 @@ def _asked_after(frame: LiveFrame) -> list[int]:
     if isinstance(stop, AtWait):
         if not stop.any and len(stop.waiting) == len(frame.open):
             return list(frame.open)
-        ids = dict.fromkeys(islice(stop.waiting, LOOKED_AT))
+        ids = dict.fromkeys(islice(stop.waiting, max(LOOKED_AT, frame.looks_at)))
         ids.update(dict.fromkeys(islice(frame.open, LOOKED_AT)))
         return list(ids)
     return list(islice(frame.open, LOOKED_AT))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
@@ -42,6 +43,12 @@ if TYPE_CHECKING:
 EXECUTOR_ATTRIBUTE = "executor"
 
 
+#: So often code may catch what is to end it; then it is left where it is.
+MOST_CAUGHT = 20
+# The code that was left so: nobody goes on with it, and to let go of it would be to end it once more.
+_LEFT: list[greenlet] = []
+
+
 class RecordDiffers(BaseException):
     """The code makes another call than the record has; no `except Exception` of the code catches it."""
 
@@ -69,7 +76,7 @@ class AtWait:
     def over(self) -> bool:
         """Whether what it waits for has happened."""
         if self.any:
-            return any(future.is_terminated for future in self.futures)
+            return any(future.end is not None for future in self.futures)
         return not self.waiting
 
 
@@ -104,15 +111,25 @@ Stop = AtFlush | AtWait | AtPage | AtOutputs | AtPause | AtCache
 
 
 class CallFuture(Future):
-    """A call of a workflow. sequence: its number there."""
+    """A call of a workflow. sequence: its number there. end: how it has ended, once the worker knows.
 
-    __slots__ = ("sequence",)
+    The code sees the end when it has waited for it, and no sooner: so it sees the same, whenever that became
+    known, when it goes on from the record.
+    """
+
+    __slots__ = ("end", "sequence")
 
     def __init__(
         self, frame: LiveFrame, process_label: str, sequence: int, node_class: type[ProcessNode]
     ) -> None:
         super().__init__(frame, process_label, node_class=node_class)
         self.sequence = sequence
+        self.end: tuple[State, int | None, str | None] | None = None
+
+    def show_end(self) -> None:
+        """Let the code see that it has ended."""
+        if self.end is not None:
+            self.settle(*self.end)
 
 
 @dataclass(slots=True)
@@ -176,7 +193,12 @@ class LiveFrame:
         #: for the hub: whether it is about to be resumed, and whether its worker lets go of it
         self.queued = False
         self.let_go = False
+        #: for the hub: how many of those that it waits for are looked at; more where none of them has ended
+        self.looks_at = 0
         self._gone = False
+        # how often its code was told to end, and whether it is left where it is
+        self._told = 0
+        self._left = False
 
     @property
     def profile(self) -> Profile:
@@ -198,7 +220,7 @@ class LiveFrame:
     def drop(self) -> None:
         """End the code here, because another worker goes on with it, or nobody does."""
         self._gone = True
-        if self._greenlet and not self._greenlet.dead:
+        if self._greenlet and not self._greenlet.dead and not self._left:
             self._greenlet.throw(GreenletExit)
 
     def settle(self, process_id: int, state: State, exit_status: int | None, message: str | None) -> None:
@@ -206,7 +228,7 @@ class LiveFrame:
         future = self.open.pop(process_id, None)
         if future is None:
             return
-        future.settle(state, exit_status, message)
+        future.end = (state, exit_status, message)
         if isinstance(self.stop, AtWait):
             self.stop.waiting.discard(process_id)
 
@@ -217,7 +239,7 @@ class LiveFrame:
             assert row is not None
             assert isinstance(future, CallFuture)
             if row.node_id in closed:
-                future.settle(row.state, row.exit_status, row.exit_message)
+                future.end = (row.state, row.exit_status, row.exit_message)
                 if isinstance(one.what, Ran):
                     future.give(one.what.outputs)
             else:
@@ -232,22 +254,23 @@ class LiveFrame:
         try:
             end = self.recipe.body(self, self._inputs, self._attributes)
             if self._sequence < self.recorded_calls:
-                raise RecordDiffers(self._left_over())
-            self.outcome = _outcome_of(end)
-        except RecordDiffers as differs:
-            self.differs = str(differs)
+                self._differ(self._left_over())
+            outcome = _outcome_of(end)
+        except RecordDiffers:
+            return
         except ProcessFailed as error:
-            self.outcome = Outcome(State.FINISHED, CALL_FAILED.status, str(error))
-        except GreenletExit:
-            raise
+            outcome = Outcome(State.FINISHED, CALL_FAILED.status, str(error))
         except BaseException as error:  # whatever code of users raises ends this process alone
             if is_interrupt(error):
                 raise
-            self.outcome = _excepted(error)
+            if self._gone:
+                return
+            outcome = _excepted(error)
+        if not self._gone and self.differs is None:  # else it has caught what was to end it
+            self.outcome = outcome
 
     def _stop(self, stop: Stop) -> None:
-        if self._gone:
-            raise GreenletExit
+        self._go_no_further()
         if getcurrent() is not self._greenlet:
             raise GrangeError(
                 f"{self.recipe.label}: a call of a workflow comes from another thread; "
@@ -255,33 +278,64 @@ class LiveFrame:
             )
         self.stop = stop
         self.hub.greenlet.switch()
-        if self._gone:
-            raise GreenletExit
+        self._go_no_further()
+
+    def _go_no_further(self) -> None:
+        """End the code here, if it is to end, however often it catches that."""
+        if not self._gone and self.differs is None:
+            return
+        self._told += 1
+        if self._told > MOST_CAUGHT and getcurrent() is self._greenlet:
+            self._left = True
+            _LEFT.append(self._greenlet)
+            while True:
+                self.hub.greenlet.switch()
+        raise GreenletExit if self._gone else RecordDiffers(self.differs)
+
+    def _differ(self, reason: str) -> NoReturn:
+        self.differs = reason
+        raise RecordDiffers(reason)
 
     # -- the record
 
-    def _recorded(self, call_hash: bytes, label: str) -> tuple[int, RecordedCall | None]:
-        """The number of the next call, and what the record has of it."""
-        if self._gone:
-            raise GreenletExit
+    def _recorded(
+        self, call_hash: bytes, label: str, require: Callable[[], object] = lambda: None
+    ) -> tuple[int, RecordedCall | None]:
+        """The number of the next call, and what the record has of it.
+
+        require: raises what such a call is refused with; where it was, that left nothing in the record.
+        """
+        self._go_no_further()
         self._sequence += 1
         number = self._sequence
         if number > self.recorded_calls:
             return number, None
         while number > self.page_end:
             self._stop(AtPage())
-        recorded = self.page.pop(number, None)
+        recorded = self.page.get(number)
         if recorded is None:
-            raise RecordDiffers(f"call {number} ({label}) is missing from the record")
+            self._differ(f"call {number} ({label}) is missing from the record")
         if recorded.call_hash != call_hash:
+            with self._numbered(number):
+                require()
             said = (
                 "with other inputs" if recorded.label == label else f"and the code calls {label} in its place"
             )
-            raise RecordDiffers(
+            self._differ(
                 f"call {number} differs from the record: that was {recorded.label} "
                 f"(process {recorded.node_id}), {said}"
             )
+        del self.page[number]
         return number, recorded
+
+    @contextmanager
+    def _numbered(self, number: int) -> Iterator[None]:
+        """Around what may be refused of a call that has a number: one that is not made has none."""
+        try:
+            yield
+        except BaseException:
+            self._sequence = number - 1
+            raise
 
     def _bind(self, recorded: RecordedCall, nodes: Mapping[str, Data]) -> None:
         """Data that the code has made and given to a recorded call is the node that was stored then."""
@@ -306,7 +360,7 @@ class LiveFrame:
         future = CallFuture(self, label, number, node_class)
         future.named(recorded.node_id)
         if recorded.state in ENDED:
-            future.settle(recorded.state, recorded.exit_status, recorded.exit_message)
+            future.end = (recorded.state, recorded.exit_status, recorded.exit_message)
             outputs = self.page_outputs.pop(recorded.node_id, None)
             if outputs is not None:
                 future.give(outputs)
@@ -316,6 +370,7 @@ class LiveFrame:
 
     def _decide(self, make: Callable[[], Any]) -> Any:
         """What the code sees that is no result of a call: recorded, and seen again in a replay."""
+        self._go_no_further()
         self._decided += 1
         if self._decided <= len(self.recorded_decisions):
             return self.recorded_decisions[self._decided - 1]
@@ -408,13 +463,18 @@ class LiveFrame:
         recipe = calls.recipe
         for call, label in zip(calls.slice(0, len(calls)), labels, strict=True):
             call_hash = hash_of_arguments(recipe.process_type, call.arguments)
-            number, recorded = self._recorded(call_hash, recipe.label)
+            number, recorded = self._recorded(
+                call_hash,
+                recipe.label,
+                lambda call=call: self.hub.queues.of(executor or self.executor, call.values()),  # type: ignore[misc]
+            )
             if recorded is not None:
                 self._bind(recorded, nodes_of(call.arguments))
                 futures.append(self._answered(recipe.label, number, recorded, recipe.node_class))
                 continue
-            queue_id = self.hub.queues.of(executor or self.executor, call.values())
-            what = FarmCall(calls, call, queue_id, self.hub.queues.computer_of(queue_id))
+            with self._numbered(number):
+                queue_id = self.hub.queues.of(executor or self.executor, call.values())
+                what = FarmCall(calls, call, queue_id, self.hub.queues.computer_of(queue_id))
             futures.append(self._make(what, recipe.label, label, call_hash, number, link_label))
         return futures
 
@@ -447,17 +507,18 @@ class LiveFrame:
             self._bind(recorded, nodes_of(arguments))
             future = self._answered(function.label, number, recorded, CalcFunctionNode)
             return future.result()
-        caching = function.caching_of_call(self.profile.config.caching)
         what: FarmCall | Ran
-        if caching is Caching.SHARED and self._has_equal(function.key(arguments)):
-            # Recorded as a call that the equal one answers; should that be gone by then, the farm runs it.
-            calls = function.calls(inputs)
-            (call,) = calls.slice(0, 1)
-            queue_id = self.hub.queues.of(self.executor, call.values())
-            what = FarmCall(calls, call, queue_id, self.hub.queues.computer_of(queue_id))
-        else:
-            with calculating():
-                what = function.ran(arguments, caching)
+        with self._numbered(number):
+            caching = function.caching_of_call(self.profile.config.caching)
+            if caching is Caching.SHARED and self._has_equal(function.key(arguments)):
+                # Recorded as a call that the equal one answers; should that be gone then, the farm runs it.
+                calls = function.calls(inputs)
+                (call,) = calls.slice(0, 1)
+                queue_id = self.hub.queues.of(self.executor, call.values())
+                what = FarmCall(calls, call, queue_id, self.hub.queues.computer_of(queue_id))
+            else:
+                with calculating():
+                    what = function.ran(arguments, caching)
         future = self._make(what, function.label, "", call_hash, number, "CALL")
         self._stop(AtFlush())
         return future.result()
@@ -469,18 +530,19 @@ class LiveFrame:
 
     def wait(self, futures: Sequence[Future], *, any_of_them: bool = False) -> list[Future]:
         """Frame.wait"""
-        own = [self._own(future) for future in futures]
+        own = chosen = [self._own(future) for future in futures]
         if not any_of_them:
             self._wait(own, any_of_them=False)
-            return list(own)
-        if self._decided < len(self.recorded_decisions):
+        elif self._decided < len(self.recorded_decisions):
             ended = set(self._decide(list))
             chosen = [future for future in own if future.sequence in ended]
             self._wait(chosen, any_of_them=False)
-            return list(chosen)
-        self._wait(own, any_of_them=True)
-        chosen = [future for future in own if future.is_terminated]
-        self._decide(lambda: [future.sequence for future in chosen])
+        else:
+            self._wait(own, any_of_them=True)
+            chosen = [future for future in own if future.end is not None]
+            self._decide(lambda: [future.sequence for future in chosen])
+        for future in chosen:
+            future.show_end()
         return list(chosen)
 
     def _own(self, future: Future) -> CallFuture:
@@ -489,14 +551,13 @@ class LiveFrame:
         return future
 
     def _wait(self, futures: Sequence[CallFuture], *, any_of_them: bool) -> None:
-        open_ = [future for future in futures if not future.is_terminated]
+        open_ = [future for future in futures if future.end is None]
         if open_ and not (any_of_them and len(open_) < len(futures)):
             self._stop(AtWait(open_, any_of_them))
 
     def report(self, message: str, level: str = "REPORT") -> None:
         """Frame.report"""
-        if self._gone:
-            raise GreenletExit
+        self._go_no_further()
         self._reported += 1
         if self._reported > self.recorded_reports:
             self.reports.append((self._reported, level, str(message)))
@@ -507,7 +568,7 @@ class LiveFrame:
 
     def pause(self, reason: str) -> None:
         """Frame.pause"""
-        reason = str(reason)
+        reason = storable(str(reason)) or "paused by its code"
         before = len(self.decisions)
         self._decide(lambda: reason)
         if len(self.decisions) > before:

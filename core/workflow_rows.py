@@ -122,17 +122,21 @@ def claim(cursor: Any, ids: Collection[int], worker_id: int) -> list[ClaimedWork
     return [ClaimedWorkflow(*row) for row in cursor.fetchall()]
 
 
-def take_ready(cursor: Any, worker_id: int) -> list[int]:
-    """Of the workflows of this worker those that calls have ended of; they are ready no more."""
+def take_ready(cursor: Any, worker_id: int, among: Collection[int] | None = None) -> list[int]:
+    """Of the workflows of this worker those that calls have ended of; they are ready no more.
+
+    among: only of these.
+    """
     cursor.execute(
         """
         UPDATE process SET ready = false
-        WHERE node_id IN (SELECT node_id FROM process WHERE workflow AND worker_id = %s AND ready
+        WHERE node_id IN (SELECT node_id FROM process WHERE workflow AND worker_id = %(worker)s AND ready
                             AND state IN ('created', 'waiting', 'running')
+                            AND (%(among)s::bigint[] IS NULL OR node_id = ANY (%(among)s))
                           ORDER BY node_id FOR NO KEY UPDATE)
         RETURNING node_id
         """,
-        (worker_id,),
+        {"worker": worker_id, "among": None if among is None else list(among)},
     )
     return [row[0] for row in cursor.fetchall()]
 
@@ -174,7 +178,7 @@ def wait(cursor: Any, waits: Sequence[Wait]) -> list[int]:
                                                       THEN p.open_children + given.added - 1 ELSE 0 END
                         WHEN given.any_of THEN CASE WHEN wanted.open < wanted.count
                             THEN p.open_children + given.added ELSE p.open_children + given.added - 1 END
-                        ELSE p.open_children + given.added - wanted.open END AS wake_at
+                        ELSE p.open_children + given.added - coalesce(wanted.open, 0) END AS wake_at
             FROM given JOIN process p ON p.node_id = given.id LEFT JOIN wanted ON wanted.id = given.id
         )
         UPDATE process p
@@ -201,27 +205,35 @@ def wait(cursor: Any, waits: Sequence[Wait]) -> list[int]:
     return [node_id for node_id, ready in cursor.fetchall() if ready]
 
 
-def give_back(cursor: Any, worker_ids: Collection[int]) -> int:
-    """Let go of all workflows of these workers, so that others claim them; returns how many."""
+def give_back(cursor: Any, worker_ids: Collection[int], among: Collection[int] | None = None) -> int:
+    """Let go of all workflows of these workers, so that others claim them; returns how many.
+
+    among: only of these.
+    """
     cursor.execute(
         """
         UPDATE process SET worker_id = NULL, ready = true
         WHERE node_id IN (
-            SELECT node_id FROM process WHERE workflow AND worker_id = ANY (%s)
-              AND state IN ('created', 'waiting', 'running') ORDER BY node_id FOR NO KEY UPDATE)
+            SELECT node_id FROM process WHERE workflow AND worker_id = ANY (%(workers)s)
+              AND state IN ('created', 'waiting', 'running')
+              AND (%(among)s::bigint[] IS NULL OR node_id = ANY (%(among)s))
+            ORDER BY node_id FOR NO KEY UPDATE)
         """,
-        (list(worker_ids),),
+        {"workers": list(worker_ids), "among": None if among is None else list(among)},
     )
     return int(cursor.rowcount)
 
 
 def pause(cursor: Any, reasons: Iterable[tuple[int, str]]) -> None:
-    """Set workflows aside, each with its reason ("": what is there stays), until somebody plays them."""
+    """Set workflows aside, each with its reason, until somebody plays them.
+
+    "": somebody has set it aside, and it is let go of, whether or not he has played it since.
+    """
     given = list(reasons)
     if given:
         cursor.execute(
             """
-            UPDATE process p SET paused = true, worker_id = NULL, ready = true,
+            UPDATE process p SET paused = p.paused OR given.reason <> '', worker_id = NULL, ready = true,
                 exit_message = coalesce(nullif(given.reason, ''), p.exit_message)
             FROM unnest(%s::bigint[], %s::text[]) AS given (id, reason)
             WHERE p.node_id = given.id AND p.state IN ('created', 'waiting', 'running')
