@@ -17,7 +17,7 @@ from grange.core.code_place import CodePlaces
 from grange.core.errors import InputInvalid
 from grange.core.executors import NAMES, load_computer
 from grange.core.job_recipe import JobRecipe
-from grange.core.runnable import calls_of
+from grange.core.runnable import calls_of, workflow_recipe_of
 from grange.core.shell_job import ShellJob
 from grange.farm.node_count import node_count
 from grange.farm.runner import THREADS
@@ -72,6 +72,10 @@ def dry_run(
 
     Errors: InputInvalid, NotFound; whatever prepare() raises.
     """
+    if workflow_recipe_of(job) is not None:
+        raise InputInvalid(
+            "dry_run", job, "a CalcJob class or a ShellJob: what a workflow calls is known only as it runs"
+        )
     profile = profile or known_profile()
     if executor not in (None, *NAMES):
         profile = given_profile(profile, "dry_run")

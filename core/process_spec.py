@@ -68,8 +68,9 @@ class ProcessSpec:
             raise InputInvalid(f"{where} {label}", message, "a message")
         try:
             code = ExitCode(status, message, invalidates_cache)
-        except ValueError as error:
-            raise InputInvalid(f"{where} {label}", status, str(error)) from None
+        except ValueError:
+            expected = "a status above 0, which means success, and below 2**31"
+            raise InputInvalid(f"{where} {label}", status, expected) from None
         for other, known in self._exit_codes.items():
             if known.status == status and other != label:
                 raise InputInvalid(f"{where} {label}", status, f"a status that {other} does not have")

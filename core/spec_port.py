@@ -396,7 +396,8 @@ class PortNamespace(MutableMapping[str, "SpecPort | PortNamespace"]):
         member = self._members.get(first)
         if member is None:
             if not self.dynamic:
-                raise InputInvalid(where, name, f"one of {', '.join(self) or 'none'}")
+                has = ", ".join(self) or "none"
+                raise InputInvalid(where, name, f"one that spec.output(…) has promised (there are: {has})")
             for part in name.split("."):
                 checked_name(part, where)
             return SpecPort(name, valid_type=self.valid_type)

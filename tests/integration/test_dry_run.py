@@ -115,6 +115,8 @@ def test_what_a_call_could_not_be_run_with_is_refused(profile: Profile, tmp_path
 
     with pytest.raises(gr.GrangeError, match="dry_run: expected a CalcJob class or a ShellJob"):
         gr.dry_run(function, x=1, folder=tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(gr.GrangeError, match="what a workflow calls is known only as it runs"):
+        gr.dry_run(gr.workflow(function), x=1)  # type: ignore[arg-type]
     with pytest.raises(gr.GrangeError, match="name: expected str"):
         gr.dry_run(Job, name=3, folder=tmp_path)
     with pytest.raises(gr.GrangeError, match="did you mean 'level'"):
