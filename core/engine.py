@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from grange.core.database import is_passing
 from grange.core.errors import DatabaseUnavailable
 from grange.core.following import Followers, sort_out
 from grange.core.intake import Intake, Opened
+from grange.core.intake_deaths import IntakeDeaths
 from grange.core.process import Claimed
 from grange.core.profile import Profile
 from grange.core.recipe import Recipe
@@ -44,6 +45,8 @@ POLL_S = 0.25
 KILLS_EVERY_S = 1.0
 #: What is said of a process that was killed before it ran.
 KILLED_MESSAGE = "killed before it ran"
+#: What is said of a calculation at which processes have died again and again.
+DEADLY_MESSAGE = "parse() has ended the process that it was run by, three times"
 
 
 @dataclass(slots=True)
@@ -121,6 +124,7 @@ class Engine:
         self._open: dict[str, Opened] = {}
         self._recipes = RecordedRecipes(profile, imports_anew=imports_anew)
         self._intake = Intake(profile, queue_id)
+        self._deaths = IntakeDeaths(profile.spool / f"intake-{queue_id}.json")
         self._places = CodePlaces(profile, computer_id)
         self._recent: list[tuple[float, int]] = []
         self._kills_at = 0.0
@@ -396,7 +400,7 @@ class Engine:
                 opened = self._opened(cursor, rows.find_open(cursor, ids))
                 # of a process whose code cannot be had any more the result waits in the spool until it can
                 paused = {str(process.node_id) for process in rows.find_open(cursor, ids)} - opened.keys()
-            self._intake.record(packs, opened)
+            self._recorded(packs, opened)
             return paused
 
         paused = self._patiently(take_in)
@@ -500,10 +504,29 @@ class Engine:
 
     # -- what comes back -------------------------------------------------------------------------
 
+    def _recorded(self, packs: Sequence[ResultPack], opened: Mapping[str, Opened]) -> dict[str, bool]:
+        """Record results, as Intake.record; what parsers have ended processes with ends by itself.
+
+        Errors: StoreUnavailable; DatabaseUnavailable.
+        """
+        deaths = self._deaths
+        came = {result.id for pack in packs for result in pack.results}
+        parsed = [id_ for id_ in came if id_ in opened and opened[id_].recipe.parses]
+        ended: dict[str, bool] = {}
+        if culprits := deaths.culprits(parsed):
+            ended |= self._intake.refuse(packs, {id_: opened[id_] for id_ in culprits}, DEADLY_MESSAGE)
+            deaths.forget(culprits)
+        for id_ in deaths.alone(parsed):
+            with deaths.at([id_], alone=True):
+                ended |= self._intake.record(packs, {id_: opened[id_]})
+        rest = {id_: one for id_, one in opened.items() if id_ not in ended}
+        with deaths.at([id_ for id_ in parsed if id_ in rest]):
+            return ended | self._intake.record(packs, rest)
+
     def _record(self, packs: list[ResultPack]) -> None:
         if not packs:
             return
-        ended = self._patiently(lambda: self._intake.record(packs, self._open))
+        ended = self._patiently(lambda: self._recorded(packs, self._open))
         self.executor.acknowledge(packs)
         for result in (result for pack in packs for result in pack.results):
             opened = self._open.get(result.id)

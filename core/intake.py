@@ -88,6 +88,18 @@ class Intake:
                     raise
                 packs = [without_contents(pack, problem) if pack in refused else pack for pack in packs]
 
+    def refuse(
+        self, packs: Sequence[ResultPack], opened: Mapping[str, Opened], reason: str
+    ) -> dict[str, bool]:
+        """Record results as such that cannot be read, without looking; their files are kept. As record()."""
+        results = [
+            believed(result)
+            for pack in packs
+            for result in pack.results
+            if result.id in opened and opened[result.id].attempt == result.attempt
+        ]
+        return self._in_one(packs, results, opened, refusal=reason)
+
     def _record_packs(self, packs: Sequence[ResultPack], opened: Mapping[str, Opened]) -> dict[str, bool]:
         results: dict[str, TaskResult] = {}
         for pack in packs:

@@ -22,6 +22,7 @@ from grange.core.database import Connection, transaction
 from grange.core.dispatcher import dispatch
 from grange.core.dispatcher_thread import DispatcherThreads
 from grange.core.errors import CampaignBusy, ComputerDisabled, DatabaseUnavailable, NotFound
+from grange.core.exit_status import OUTPUT_INVALID
 from grange.core.profile import Profile, open_profile
 from grange.core.queue_hold import find_holder, hold
 from grange.core.queues import Queues, find_waiting
@@ -611,3 +612,42 @@ def test_workflows_that_were_edited_are_run_as_they_are_now(profile: Profile, tm
         worker.terminate()
         worker.wait(PATIENCE_S)
     assert answers == ["102", "2002"]
+
+
+def test_a_parser_that_ends_its_process_ends_its_own_calculation(profile: Profile) -> None:
+    class Deadly(gr.CalcJob):
+        class Inputs:
+            n: int
+
+        class Outputs:
+            n: int
+
+        def prepare(self, inputs):  # type: ignore[no-untyped-def]
+            return gr.Command(["echo", str(inputs.n)])
+
+        def parse(self, files):  # type: ignore[no-untyped-def]
+            import os
+
+            if int(files["stdout.txt"]) == 3:
+                os._exit(9)
+            return {"n": int(files["stdout.txt"])}
+
+    queue = Queues(profile).id_of(None)
+    ids = put(profile, Deadly, n=range(6))
+    ends = []
+    with dispatching(profile, queue) as process:
+        process.wait(PATIENCE_S)
+        ends.append(process.returncode)
+    while not have_ended(profile, ids):
+        assert len(ends) < 10
+        with dispatching(profile, queue) as process:
+            until(lambda: process.poll() is not None or have_ended(profile, ids), "nothing happens")
+        ends.append(process.returncode)
+    assert ends[0] == 9
+    assert [status for _, status in states(profile, ids)] == [0, 0, 0, OUTPUT_INVALID.status, 0, 0]
+    assert "parse() has ended the process" in message(profile, ids[3])
+    assert ends.count(9) == len(ends) - 1 == 2 + 3
+    with profile.transaction() as cursor:  # its files are kept
+        cursor.execute("SELECT count(*) FROM link WHERE type = 'create' AND label = 'retrieved'")
+        assert cursor.fetchone() == (6,)
+    assert not list(profile.spool.glob("intake-*"))
