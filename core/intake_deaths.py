@@ -55,7 +55,7 @@ class IntakeDeaths:
             # not reached by who dies
             self._suspects.difference_update(ids)
             if ids:
-                with suppress(FileNotFoundError):
+                with suppress(OSError):
                     self._path.unlink()
 
     def forget(self, ids: Collection[str]) -> None:
@@ -63,7 +63,8 @@ class IntakeDeaths:
         self._suspects.difference_update(ids)
 
     def _write(self, text: str) -> None:
-        """Whole or not at all."""
+        """Whole or not at all; a disk that is full is no reason not to go on."""
         part = self._path.with_name(self._path.name + ".part")
-        part.write_text(text)
-        os.replace(part, self._path)
+        with suppress(OSError):
+            part.write_text(text)
+            os.replace(part, self._path)

@@ -68,3 +68,9 @@ def test_a_note_that_is_none_says_nothing(tmp_path: Path) -> None:
         path.write_text(text)
         deaths = IntakeDeaths(path)
         assert (deaths.alone(["1"]), deaths.culprits(["1"])) == ([], set())
+
+
+def test_where_nothing_can_be_written_it_goes_on(tmp_path: Path) -> None:
+    deaths = IntakeDeaths(tmp_path / "missing" / "note")
+    with deaths.at(["1"]):
+        assert deaths.alone(["1"]) == []
