@@ -8,6 +8,7 @@ worker goes on from a record that has everything which any code has seen.
 
 from __future__ import annotations
 
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -71,6 +72,8 @@ COMMIT_AFTER = 2000
 #: Seconds between looks at what nobody told of.
 LOOK_S = 1.0
 SWEEP_S = 2.0
+#: Seconds between looks for what others have left of what it was given, and as a multiple of what one takes.
+REGAIN_S, REST = 5.0, 20
 RETRY_S = 0.25
 KILLED_MESSAGE = "killed"
 
@@ -128,7 +131,7 @@ class Hub:
         self._ready = True
         self._claim_more = True
         self._controlled = True
-        self._looked_at = self._swept_at = 0.0
+        self._looked_at = self._swept_at = self._regain_at = 0.0
         self._worker_id = 0
         # whether there may be rows of this worker that no frame is for (one before it in this process may not
         # have been able to give them back), and which of its own frames those are of
@@ -171,9 +174,9 @@ class Hub:
             self._looked_at = now
             self._ready = self._claim_more = self._controlled = True
             self._look_at_roots()
-        if not self._alone and now - self._swept_at >= SWEEP_S:
+        if now - self._swept_at >= SWEEP_S:
             self._swept_at = now
-            free_dead(self.profile)
+            self._sweep(now)
         if self._controlled:
             self._control()
         if self._regain:
@@ -181,7 +184,11 @@ class Hub:
         if self._ready or self._look:
             self._wake()
         if self._claim_more:
-            self._claim()
+            try:
+                self._claim()
+            except StoreUnavailable as error:  # which has the code of workflows
+                self.note = f"waiting for the store: {error}"
+                self._claim_more = False
         self._run_frames()
         wrote = bool(self._dirty)
         if self._dirty:
@@ -303,17 +310,34 @@ class Hub:
         self._regain = True
 
     def _regain_roots(self) -> None:
-        """The connection was lost, and with it all that was ours: claim it again, unless others have."""
+        """Look for all that is open of what this was given: the connection was lost, and with it all that was
+        ours; or somebody else was at some of it, and is gone. It is claimed, unless others have it.
+        """
         self._regain = False
+        began = time.monotonic()
         free_dead(self.profile)
         with self.profile.transaction() as cursor:
             cursor.execute(
-                "SELECT node_id FROM process WHERE node_id = ANY(%s) AND workflow"
-                " AND state IN ('created', 'waiting', 'running') ORDER BY node_id",
-                (tree_ids(cursor, list(self.roots)),),
+                """
+                SELECT node_id, workflow, queue.id FROM process LEFT JOIN "group" queue ON queue.id = queue_id
+                  AND coalesce(queue.extras ->> 'host', %s) = %s
+                WHERE node_id = ANY (%s) AND state IN ('created', 'waiting', 'running') ORDER BY node_id
+                """,
+                (*[socket.gethostname()] * 2, tree_ids(cursor, list(self.roots))),
             )
-            self._away.update((row[0], None) for row in cursor.fetchall())
+            found = cursor.fetchall()
+        self._away.update((id_, None) for id_, workflow, _ in found if workflow and id_ not in self._frames)
+        self._on_queues({queue for _, workflow, queue in found if not workflow and queue is not None})
         self._claim_more = True
+        now = time.monotonic()
+        self._regain_at = now + max(REGAIN_S, REST * (now - began))
+
+    def _sweep(self, now: float) -> None:
+        """Free what dead workers had; alone: where somebody else may be at what this was given."""
+        if not self._alone:
+            free_dead(self.profile)
+        elif self._away or any(id_ not in self._frames for id_ in self.roots):
+            self._regain |= bool(free_dead(self.profile)) or now >= self._regain_at
 
     def _look_at_roots(self) -> None:
         """See what became of roots that others go on with: they were let go of, and a daemon was quicker."""

@@ -6,13 +6,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from grange.core import process as rows
 from grange.core.client_waiter import ClientWaiter, future_of
 from grange.core.dispatcher_thread import DispatcherThreads
 from grange.core.engine import Progress
+from grange.core.errors import DatabaseUnavailable
 from grange.core.future import Future
 from grange.core.hub import Hub
 from grange.core.pending_call import FarmCall, PendingCall, record_now
@@ -95,10 +96,8 @@ def run_campaign_here(
             nonlocal over_at, left, failed_before
             running.dispatchers.raise_errors()
             now = time.monotonic()
-            if now >= over_at:
-                with profile.transaction() as cursor:
-                    left = rows.count_unfinished(cursor, campaign_id)
-                    counts = rows.count_states(cursor, campaign_id)
+            if now >= over_at and (counted := _counted(profile, campaign_id)) is not None:
+                left, counts = counted
                 over_at = now + max(COUNT_S, 10 * (time.monotonic() - now))
                 # what the campaign has beside the calls of this run has ended before it, or is counted, too
                 still = sum(n for (state, _), n in counts.items() if state not in ENDED)
@@ -119,6 +118,15 @@ def run_campaign_here(
         running.dispatchers.serve(queues)
         running.hub.run(over)
     return not left
+
+
+def _counted(profile: Profile, campaign_id: int) -> tuple[int, dict[tuple[State, bool], int]] | None:
+    """How many of a campaign are to be run, and its states; None where the database is away."""
+    try:
+        with profile.transaction() as cursor:
+            return rows.count_unfinished(cursor, campaign_id), rows.count_states(cursor, campaign_id)
+    except DatabaseUnavailable:
+        return None  # the hub waits for it
 
 
 class _Running:
@@ -149,7 +157,8 @@ class _Running:
         def over() -> bool:
             nonlocal left
             self.dispatchers.raise_errors()
-            self._waiter.look([future for future in left if future.id not in self.hub.roots])
+            with suppress(DatabaseUnavailable):  # the hub waits for it
+                self._waiter.look([future for future in left if future.id not in self.hub.roots])
             left = [future for future in left if not future.is_terminated]
             seen.total = self.hub.recorded + len(futures)
             seen.done = self.hub.ended + sum(

@@ -13,7 +13,7 @@ from grange.core.calcfunction import Ran, row_of
 from grange.core.calls import Argument, Call, Calls
 from grange.core.equal_rows import Source, find_failed_before, find_reusable
 from grange.core.future import Future
-from grange.core.graph import clone_outputs, forget, store
+from grange.core.graph import clone_outputs, forget, forgotten_on_error, store
 from grange.core.json_value import checked, encoded
 from grange.core.link import Link, LinkType
 from grange.core.node import Data, Node, NodeRef, ProcessNode
@@ -128,7 +128,7 @@ def record(
     """Record calls, in the transaction of a cursor; what they become is at `node` and `row` of each.
 
     owner: the worker that is to run the workflows among them; None: whoever claims them. links: more links
-    that go in with these. Errors: those of graph.store. When the transaction fails, forget(writing.nodes).
+    that go in with these. Errors: those of graph.store. If the transaction fails later: forget(writing.nodes).
     """
     writing = Writing()
     inputs: dict[int, Data] = {}
@@ -159,35 +159,36 @@ def record(
     ]
     sources = find_reusable(cursor, {key for _, key in asking})
     again = find_failed_before(cursor, sources, asking)
-    store(
-        cursor,
-        writing.nodes,
-        new_links,
-        user_id=profile.user_id,
-        repository=profile.repository,
-        index=profile.index(cursor),
-        reader=profile.read_files,
-    )
-    for one in pending:
-        is_tried_again = isinstance(one.what, FarmCall) and (one.parent_id, one.what.call.key) in again
-        one.row = _row_of(one, {} if is_tried_again else sources, owner)
-        one.row.parent_id = one.parent_id
-        one.row.sequence = one.sequence
-        one.row.call_hash = one.call_hash
-        one.row.campaign_id = one.campaign_id
-        one.row.ordinal = one.ordinal
-        if one.row.workflow:
-            one.row.key, one.row.queue_id = one.key, one.campaign_id
-        if one.row.cached_from is not None:
-            writing.clones.append((one.row.cached_from, one.row.node_id))
-        elif one.row.ready:
-            writing.news.add(rows.READY_NEWS)
-        elif one.row.queue_id is not None and one.is_open:
-            writing.news.add(rows.queue_news(one.row.queue_id))
-    rows.insert(cursor, [one.row for one in pending if one.row is not None])
-    if writing.clones:
-        profile.index(cursor).hold()  # they rely on the blobs of the others
-        clone_outputs(cursor, writing.clones, user_id=profile.user_id)
+    with forgotten_on_error(writing.nodes):
+        store(
+            cursor,
+            writing.nodes,
+            new_links,
+            user_id=profile.user_id,
+            repository=profile.repository,
+            index=profile.index(cursor),
+            reader=profile.read_files,
+        )
+        for one in pending:
+            is_tried_again = isinstance(one.what, FarmCall) and (one.parent_id, one.what.call.key) in again
+            one.row = _row_of(one, {} if is_tried_again else sources, owner)
+            one.row.parent_id = one.parent_id
+            one.row.sequence = one.sequence
+            one.row.call_hash = one.call_hash
+            one.row.campaign_id = one.campaign_id
+            one.row.ordinal = one.ordinal
+            if one.row.workflow:
+                one.row.key, one.row.queue_id = one.key, one.campaign_id
+            if one.row.cached_from is not None:
+                writing.clones.append((one.row.cached_from, one.row.node_id))
+            elif one.row.ready:
+                writing.news.add(rows.READY_NEWS)
+            elif one.row.queue_id is not None and one.is_open:
+                writing.news.add(rows.queue_news(one.row.queue_id))
+        rows.insert(cursor, [one.row for one in pending if one.row is not None])
+        if writing.clones:
+            profile.index(cursor).hold()  # they rely on the blobs of the others
+            clone_outputs(cursor, writing.clones, user_id=profile.user_id)
     return writing
 
 
@@ -270,7 +271,7 @@ def record_now(profile: Profile, pending: Sequence[PendingCall], *, owner: int |
     prepare(pending)
     new: list[Node] = []
     try:
-        with profile.transaction() as cursor:
+        with profile.transaction() if owner is None else profile.transaction_as(owner) as cursor:
             writing = record(profile, cursor, pending, owner=owner)
             new = writing.nodes
             rows.tell(cursor, writing.news)

@@ -6,12 +6,14 @@ import pickle
 import pkgutil
 import sys
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from grange.core import function_recipe, job_recipe, workchain_recipe
 from grange.core.calcjob import CalcJob
 from grange.core.data.convert import plain
+from grange.core.errors import DatabaseUnavailable
 from grange.core.files import files_of
 from grange.core.fingerprint import fingerprint
 from grange.core.function_recipe import FunctionRecipe
@@ -22,6 +24,7 @@ from grange.core.node import Data
 from grange.core.port import unflatten
 from grange.core.process import Claimed, pause
 from grange.core.profile import Profile
+from grange.core.raised import is_interrupt, place_of, said_by
 from grange.core.recipe import Recipe
 from grange.core.resources import resources_of_attributes
 from grange.core.runnable import workflow_recipe_of
@@ -33,6 +36,7 @@ from grange.core.workflow_rows import pause as pause_workflows
 from grange.farm.runner import OwnModules
 from grange.farm.source import source_of
 from grange.farm.task import Resources
+from grange.repository import StoreUnavailable
 
 #: So many recipes are kept: functions that are made anew for each call must not pile up.
 KEPT = 500
@@ -131,7 +135,8 @@ class RecordedRecipes:
         identity = (process.process_type, *(files.get(name, "") for name in _CODE_FILES))
         if identity not in self._workflows:
             try:
-                self._workflows[identity] = _made_workflow(process, self._pickled(cursor, files))
+                with _had(process.process_type):
+                    self._workflows[identity] = _made_workflow(process, self._pickled(cursor, files))
             except CodeChanged as changed:
                 self._workflows[identity] = changed
         return self._workflows[identity]
@@ -157,7 +162,8 @@ class RecordedRecipes:
                 [files[name] for name in names], self._profile.index(cursor)
             )
             try:
-                self._made[identity] = _make(process, dict(zip(names, contents, strict=True)), to_run)
+                with _had(process.process_type):
+                    self._made[identity] = _make(process, dict(zip(names, contents, strict=True)), to_run)
             except CodeChanged as changed:
                 self._made[identity] = changed
         return self._made[identity]
@@ -170,6 +176,22 @@ _CODE_FILES = (
     job_recipe.PICKLE_FILE,
     workchain_recipe.PICKLE_FILE,
 )
+
+
+@contextmanager
+def _had(name: str) -> Iterator[None]:
+    """Around what runs code of users to have a recipe: a module, define(); whatever that raises.
+
+    Errors: CodeChanged; StoreUnavailable, DatabaseUnavailable.
+    """
+    try:
+        yield
+    except (CodeChanged, StoreUnavailable, DatabaseUnavailable):
+        raise
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
+        raise CodeChanged(f"{name} cannot be had any more: {said_by(error)}{place_of(error)}") from error
 
 
 def _make(process: Claimed, files: Mapping[str, bytes], to_run: bool) -> Recipe:
@@ -224,7 +246,9 @@ def _unpickled(content: bytes, path: str, name: str) -> object:
     try:
         # Our own pickle, from our own repository: as far to be trusted as the profile itself.
         return pickle.loads(content)  # noqa: S301
-    except Exception as error:  # a module that it needs is gone, or another one
+    except BaseException as error:  # a module that it needs is gone, or another one
+        if is_interrupt(error):
+            raise
         raise CodeChanged(
             f"{name} cannot be made again from the record: {type(error).__name__}: {error}"
         ) from error
@@ -235,7 +259,9 @@ def _imported(name: str, path: str) -> object:
     _let_import_from(path)
     try:
         value = pkgutil.resolve_name(name)
-    except Exception as error:  # whatever a module that is being worked on raises
+    except BaseException as error:  # whatever a module that is being worked on raises
+        if is_interrupt(error):
+            raise
         shown = name.replace(":", ".")
         raise CodeChanged(f"{shown} cannot be imported here: {type(error).__name__}: {error}") from error
     return getattr(value, "__wrapped__", value)

@@ -41,14 +41,18 @@ class Wakeups:
             self._listening = connection
             connection.notifies.clear()
             return None
-        if not connection.notifies and timeout_s > 0:
-            select.select([connection.fileno(), *self._also], [], [], timeout_s)
-        with connection.turn:
-            try:
+        try:
+            if not connection.notifies and timeout_s > 0:
+                poll = select.poll()
+                for descriptor in (connection.fileno(), *self._also):
+                    poll.register(descriptor, select.POLLIN)
+                poll.poll(max(1, int(timeout_s * 1000)))
+            with connection.turn:
                 connection.poll()
-            except psycopg2.Error:  # lost: the next call listens anew
-                self._listening = None
-                return None
+        except psycopg2.Error:  # lost: the next call listens anew
+            self._listening = None
+            return None
+        with connection.turn:
             news = {notice.payload for notice in connection.notifies}
             connection.notifies.clear()
         return news

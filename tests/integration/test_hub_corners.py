@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 import workflow_site as site
+from test_workflows import FULL_DISK
 
 import grange as gr
 from grange.core import hub as hub_module
 from grange.core import process as rows
 from grange.core import process_control
+from grange.core.client_waiter import future_of
 from grange.core.future import Future
 from grange.core.hub import Hub
 from grange.core.process import End
@@ -250,3 +255,110 @@ def test_threads_may_run_workflows_of_one_profile_at_once(profile: Profile) -> N
         thread.join(30)
     assert not raised
     assert [future.is_finished_ok for future in given] == [True] * 3
+
+
+# -- code that cannot be had, and others who die
+
+
+CHAIN = """
+import grange as gr
+
+class Chain(gr.WorkChain):
+    @classmethod
+    def define(cls, spec):
+        super().define(spec)
+        spec.input("x", valid_type=gr.Int)
+        spec.outline(cls.step)
+
+    def step(self):
+        return None
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("spec.outline(cls.step)", "spec.outline(cls.stop)", "has no attribute 'stop'"),
+        ("import grange as gr\n", "import grange as gr\nraise SystemExit(3)\n", "SystemExit"),
+        ("import grange as gr\n", "import grange as gr\nclass B(BaseException): pass\nraise B\n", "B"),
+    ],
+)
+def test_a_class_that_is_broken_now_sets_its_processes_aside_and_no_worker(
+    old: str, new: str, said: str, profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tmp_path / "grange_test_chain.py"
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def loaded(text: str) -> None:
+        module.write_text(text)
+        sys.modules.pop(module.stem, None)
+        importlib.invalidate_caches()
+
+    loaded(CHAIN)
+    broken = submitted(profile, importlib.import_module(module.stem).Chain, x=1)
+    other = submitted(profile, site.add_mul, x=1, y=2, z=3)
+    assert old in CHAIN
+    loaded(CHAIN.replace(old, new))
+    site.work(profile, [other])
+    ((paused, message),) = rows_of(
+        profile, "SELECT paused, exit_message FROM process WHERE node_id = %s", broken
+    )
+    assert paused
+    assert said in str(message)
+
+
+def test_code_whose_file_is_lost_sets_its_process_aside_and_no_worker(profile: Profile) -> None:
+    @gr.workflow
+    def by_value(x: int) -> gr.Data:
+        return site.add(x, 1)  # type: ignore[no-any-return]
+
+    lost = submitted(profile, by_value, x=1)
+    for path in [path for path in (profile.home / "store").rglob("*") if path.is_file()]:
+        path.unlink()
+    other = submitted(profile, site.add_mul, x=1, y=2, z=3)
+    site.work(profile, [other])
+    assert rows_of(profile, "SELECT paused FROM process WHERE node_id = %s", lost) == [(True,)]
+
+
+def test_of_two_scripts_at_the_same_workflows_one_dies(
+    profile: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for setting in ("SWEEP_S", "REGAIN_S"):
+        monkeypatch.setattr(hub_module, setting, 0.05)
+    ids = gr.submit_many(site.tree, depth=[2, 2, 2], width=2, profile=profile).ids
+    undisturbed = site.shape(profile, site.run(profile, site.tree, depth=2, width=2).id)
+    ours = Hub(profile, alone=True)
+    with site.another(profile) as own:
+        theirs = Hub(own, alone=True)
+        theirs.regain([future_of(own, id_) for id_ in ids])
+        step_until([theirs], lambda: len(theirs._frames) > len(ids))
+        futures = [future_of(profile, id_) for id_ in ids]
+        ours.regain(futures)
+        ours.step(0.0)
+        assert not ours._frames
+    ours.run(lambda: all(future.is_terminated for future in futures))
+    assert all(site.shape(profile, id_) == undisturbed for id_ in ids)
+
+
+def test_what_could_not_be_recorded_can_be_submitted_again(profile: Profile) -> None:
+    """The very nodes: they have no ids that nobody has stored."""
+    number = gr.Int(4)
+    rows_of(profile, FULL_DISK)
+    with pytest.raises(gr.GrangeError, match="disk"):
+        submitted(profile, site.collatz, start=number)
+    assert number.id is None
+    rows_of(profile, "DROP TRIGGER full_disk ON process; SELECT 1")
+    site.work(profile, [submitted(profile, site.collatz, start=number)])
+
+
+def test_what_ended_while_its_caller_was_being_let_go_of_is_seen(profile: Profile) -> None:
+    process_id = submitted(profile, site.doubled, x=1)
+    with site.another(profile) as own:
+        hub = Hub(own)
+        step_until([hub], lambda: len(calls_of(profile, process_id)) == 1)
+        hub._evict()
+        finish(profile, calls_of(profile, process_id))  # as while the store is away
+        hub._wake()
+        hub._commit()
+        step_until([hub], lambda: site.ended(profile, [process_id]), seconds=5.0)
