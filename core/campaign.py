@@ -351,13 +351,16 @@ class Campaign:
         """
         with self.profile.transaction() as cursor:
             workflows = workflow_rows.find_unfinished(cursor, self.id)
-            count = sum(rows.ask_to_kill(cursor, campaign_id=self.id).values())
-            rows.tell(cursor, [rows.CONTROL_NEWS])
-        self.end_killed(progress=progress)
+        count = 0
         if workflows:  # with all that they have called, wherever that waits
             from grange.core.kill import kill
 
-            count += kill(self.profile, ids=workflows, progress=progress) - len(workflows)
+            count = kill(self.profile, ids=workflows, progress=progress)
+        with self.profile.transaction() as cursor:
+            count -= len(workflow_rows.find_unfinished(cursor, self.id))  # asked before
+            count += sum(rows.ask_to_kill(cursor, campaign_id=self.id).values())
+            rows.tell(cursor, [rows.CONTROL_NEWS])
+        self.end_killed(progress=progress)
         return count
 
     def end_killed(self, *, progress: bool = False) -> int:

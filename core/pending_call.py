@@ -128,7 +128,8 @@ def record(
     """Record calls, in the transaction of a cursor; what they become is at `node` and `row` of each.
 
     owner: the worker that is to run the workflows among them; None: whoever claims them. links: more links
-    that go in with these. Errors: those of graph.store. If the transaction fails later: forget(writing.nodes).
+    that go in with these. Where the transaction fails later, forget(writing.nodes).
+    Errors: those of graph.store.
     """
     writing = Writing()
     inputs: dict[int, Data] = {}
