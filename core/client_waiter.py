@@ -22,8 +22,9 @@ LOOK_S = 0.5
 RESTS = 4
 #: So many ids in one question.
 ASKED = 10_000
-#: Seconds after which it is said that nobody is at work.
-NOBODY_AFTER_S = 3.0
+#: Seconds after which it is said that nobody is at work, or what is paused; then it is looked at again
+#: after so many.
+NOBODY_AFTER_S, SAY_S = 3.0, 10.0
 
 _IS_ANYBODY_THERE = """
 SELECT EXISTS (
@@ -49,7 +50,8 @@ class ClientWaiter:
         """Waiter.wait_for"""
         until = None if timeout_s is None else time.monotonic() + timeout_s
         began = time.monotonic()
-        warned = False
+        say_at = began + NOBODY_AFTER_S
+        said: set[str] = set()
         if self._wakeups is None:
             self._wakeups = Wakeups(self._profile)
         while True:
@@ -63,9 +65,9 @@ class ClientWaiter:
             now = time.monotonic()
             if until is not None and now >= until:
                 return False
-            if not warned and until is None and now - began > NOBODY_AFTER_S:
-                warned = True
-                self._warn()
+            if until is None and now > say_at:
+                say_at = now + SAY_S
+                self._warn(left, said)
             self._hear(now, RESTS * (now - looked_at), LOOK_S if until is None else min(LOOK_S, until - now))
 
     def _hear(self, now: float, rest_s: float, timeout_s: float) -> None:
@@ -87,17 +89,21 @@ class ClientWaiter:
             for process_id, state, status, message in ends:
                 by_id[process_id].settle(state, status, message)
 
-    def _warn(self) -> None:
+    def _warn(self, left: Sequence[Future], said: set[str]) -> None:
+        """Say, once each, what keeps these from ending."""
         from grange.core.worker import WORKER_LOCK
 
         with self._profile.transaction() as cursor:
             cursor.execute(_IS_ANYBODY_THERE, (WORKER_LOCK,))
             (there,) = cursor.fetchone() or (True,)
-        if not there:
-            sys.stderr.write(
-                "nobody is at work in this profile: `grange daemon start` starts workers; "
-                "gr.run(…) runs a process in the script itself\n"
-            )
+        nobody = (
+            "nobody is at work in this profile: `grange daemon start` starts workers; "
+            "gr.run(…) runs a process in the script itself"
+        )
+        for one in ("" if there else nobody, said_of_paused(self._profile, left)):
+            if one and one not in said:
+                said.add(one)
+                sys.stderr.write(f"{one}\n")
 
     def name(self, futures: Sequence[Future]) -> None:
         """Waiter.name; those of clients have their ids from the beginning."""
@@ -111,6 +117,22 @@ class ClientWaiter:
         from grange.core.process_control import kill
 
         kill(self._profile, [future.id for future in futures])
+
+
+def said_of_paused(profile: Profile, futures: Sequence[Future]) -> str:
+    """Which of these is paused, why, and how it goes on; "" where none is."""
+    with profile.transaction() as cursor:
+        cursor.execute(
+            "SELECT node_id, exit_message FROM process WHERE node_id = ANY(%s) AND paused"
+            " ORDER BY node_id LIMIT 1",
+            ([future.id for future in futures],),
+        )
+        row = cursor.fetchone()
+    if row is None:
+        return ""
+    process_id, reason = row
+    hint = f"`grange process play {process_id}` lets it go on"
+    return f"process {process_id} is paused: {reason or 'nobody said why'}; {hint}"
 
 
 def load_outputs(profile: Profile, futures: Sequence[Future]) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from grange.core import process as rows
-from grange.core.client_waiter import ClientWaiter, future_of
+from grange.core.client_waiter import ClientWaiter, future_of, said_of_paused
 from grange.core.dispatcher_thread import DispatcherThreads
 from grange.core.engine import Progress
 from grange.core.errors import DatabaseUnavailable
@@ -24,6 +24,8 @@ from grange.core.transition import ENDED, State
 
 #: Seconds between counts of what has ended of a campaign.
 COUNT_S = 0.25
+#: Seconds between looks whether what is waited for is paused.
+PAUSED_S = 2.0
 
 
 class RunInterrupted(KeyboardInterrupt):
@@ -133,6 +135,7 @@ class _Running:
     """A hub, and dispatchers for the queues that it hands calculations to; shares the lock of the profile."""
 
     def __init__(self, profile: Profile) -> None:
+        self._profile = profile
         self._waiter = ClientWaiter(profile)
         self._working = working(profile)
         self.dispatchers = DispatcherThreads(profile)
@@ -153,9 +156,11 @@ class _Running:
         seen = Progress(total=len(futures))
         left = list(futures)
         stopped = False
+        paused = ""
+        look_at = time.monotonic() + PAUSED_S
 
         def over() -> bool:
-            nonlocal left
+            nonlocal left, paused, look_at
             self.dispatchers.raise_errors()
             with suppress(DatabaseUnavailable):  # the hub waits for it
                 self._waiter.look([future for future in left if future.id not in self.hub.roots])
@@ -165,7 +170,10 @@ class _Running:
                 future.is_terminated and future.id not in self.hub.given for future in futures
             )
             seen.failed = self.hub.failed
-            seen.note = self.hub.note or self.dispatchers.note
+            if left and time.monotonic() >= look_at:
+                look_at = time.monotonic() + PAUSED_S
+                paused = said_of_paused(self._profile, left)
+            seen.note = self.hub.note or self.dispatchers.note or paused
             show(seen)
             return stopped or not left
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
+import pytest
+
 import grange as gr
+from grange.core import client_waiter
 from grange.core.client_waiter import future_of
+from grange.core.hub import Hub
 from grange.core.profile import Profile
 
 
@@ -56,3 +61,39 @@ def test_a_class_gives_a_dict_also_of_one_output(profile: Profile) -> None:
     assert given["result"].value == 2
     assert future_of(profile, process.id).result()["result"].value == 2
     assert gr.run(doubles_by_class, n=1, profile=profile, progress=False).value == 2
+
+
+class Pauses(gr.WorkChain):
+    """Waits for somebody."""
+
+    @classmethod
+    def define(cls, spec: Any) -> None:
+        super().define(spec)
+        spec.outline(cls.wait_for_somebody)
+
+    def wait_for_somebody(self) -> None:
+        self.pause("look at it")
+
+
+def test_who_waits_for_what_is_paused_is_told(profile: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_waiter, "NOBODY_AFTER_S", 0.1)
+    future = gr.submit(Pauses, profile=profile)
+    assert client_waiter.said_of_paused(profile, [future]) == ""
+    hub = Hub(profile)
+    for _ in range(3):
+        hub.step(0.0)
+    hub.let_go()
+    said = f"process {future.id} is paused: look at it; `grange process play {future.id}` lets it go on"
+    told: list[str] = []
+
+    def play(message: str) -> int:
+        told.append(message)
+        if said in message:
+            gr.play_processes([future.id], profile=profile)
+            for _ in range(3):
+                hub.step(0.0)
+        return len(message)
+
+    monkeypatch.setattr(sys.stderr, "write", play)
+    assert future.wait()
+    assert f"{said}\n" in told
