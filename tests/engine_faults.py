@@ -108,6 +108,8 @@ class FaultyEngine:
         self.count = count
         self.luck = random.Random(seed)
         self.hyperqueue = hyperqueue
+        #: how many roots scripts have run beside those of the client
+        self.scripts = 0
         self.done: Counter[str] = Counter()
         self.diary: list[str] = []
         self._at_once = at_once
@@ -144,13 +146,17 @@ class FaultyEngine:
     def see_to_client(self) -> None:
         """Submit again, where the client is gone and has not submitted everything."""
         if self._client is None or self._client.poll() not in (None, 0):
-            environment = {**os.environ, "GRANGE_HOME": str(self.home)}
-            environment["PYTHONPATH"] = os.pathsep.join(filter(None, [TESTS, os.environ.get("PYTHONPATH")]))
-            with open(self.home / "client.log", "ab") as log:
-                arguments = site.client_arguments(self.home, self.count, self._at_once, self.hyperqueue)
-                self._client = subprocess.Popen(
-                    [sys.executable, *arguments], stdout=log, stderr=log, env=environment
-                )
+            self._client = self._start(
+                "submit_all", str(self.home), self.count, self._at_once, self.hyperqueue
+            )
+
+    def _start(self, function: str, *given: object) -> subprocess.Popen[bytes]:
+        """A process with a function of workflow_faults_site.py."""
+        environment = {**os.environ, "GRANGE_HOME": str(self.home)}
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [TESTS, os.environ.get("PYTHONPATH")]))
+        with open(self.home / "client.log", "ab") as log:
+            arguments = [sys.executable, *site.arguments(function, *given)]
+            return subprocess.Popen(arguments, stdout=log, stderr=log, env=environment)
 
     def release(self, number: int) -> None:
         """Let the client submit so many roots, of all."""
@@ -170,9 +176,10 @@ class FaultyEngine:
         more_s = time.monotonic() + MORE_S
         while not happened():
             self.see_to_client()
-            if time.monotonic() > more_s:  # what there was is done, and nobody was hit
-                self.release(self._released + 8)
+            if time.monotonic() > more_s:
                 more_s += MORE_S
+                if not self.count_of("workflow AND state IN ('created', 'waiting', 'running')"):
+                    self.release(self._released + 8)  # what there was is done, and nobody was hit
             assert time.monotonic() < deadline, f"{what}: {self.told()}"
             time.sleep(0.01)
 
@@ -299,6 +306,28 @@ class FaultyEngine:
         assert self._client is not None
         self._client.wait()
         self.see_to_client()
+        return True
+
+    def _strike_script(self, certain: bool) -> bool:
+        """A script runs a root of its own, and is killed in the midst of that; the daemon goes on."""
+        at_work = """
+            SELECT FROM process p JOIN worker w ON w.id = p.worker_id
+            WHERE w.pid = %s AND p.parent_id IS NOT NULL AND p.state IN ('created', 'waiting', 'running')
+            """
+        struck = False
+        while not struck:
+            label = f"root-{self.count + self.scripts}"
+            script = self._start("run_here_and_now", str(self.home), self.count + self.scripts)
+            try:
+                self.until(
+                    lambda s=script: s.poll() is not None or self.ask(at_work, s.pid), "it never works"
+                )
+                struck = script.poll() is None
+            finally:
+                script.kill()
+                script.wait()
+            self.scripts += bool(self.ask("SELECT FROM node WHERE label = %s", label))
+            assert struck or not certain or self.scripts < 20, "scripts are never at work"
         return True
 
     def _strike_connections(self, certain: bool) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +281,13 @@ def _submit(profile: Profile, numbers: Sequence[int], hyperqueue: bool) -> None:
         )
 
 
+def run_here_and_now(home: str, number: int) -> None:
+    """A script that runs a root by itself; where it is killed, the daemon goes on."""
+    place, n = kind_of(number)
+    with open_profile(Path(home)) as profile:
+        gr.run_get_node(ROOTS[place], n=gr.Int(n), label=f"root-{number}", profile=profile)
+
+
 def count_open_roots(cursor: Cursor) -> int:
     cursor.execute(
         "SELECT count(*) FROM process WHERE workflow AND parent_id IS NULL"
@@ -407,7 +414,7 @@ _NONE_OF = {
     "processes that do not begin with being recorded, once": "SELECT process_id,"
     " array_agg(kind::text ORDER BY id) FROM event GROUP BY 1"
     " HAVING count(*) FILTER (WHERE kind IN ('created', 'submitted')) > 1 OR count(*) > 1"
-    " AND (array_agg(kind::text ORDER BY id))[1] NOT IN ('created', 'submitted', 'follows')",
+    " AND (array_agg(kind::text ORDER BY id))[1] NOT IN ('created', 'submitted', 'follows', 'started')",
     "processes that did not end once, in their state, last": "SELECT p.node_id, p.label, p.state::text,"
     " array_agg(e.kind::text ORDER BY e.id) FROM process p LEFT JOIN event e ON e.process_id = p.node_id"
     " GROUP BY 1, 2, 3, p.cached_from HAVING count(*) FILTER (WHERE e.kind IN"
@@ -423,6 +430,7 @@ _NONE_OF = {
 
 def check(profile: Profile, expected: dict[tuple[int, int], str], count: int) -> None:
     """All roots are there once, with the graph of an undisturbed run, and nothing is half done."""
+    ask(profile, "ANALYZE; SELECT 1")
     for what, statement in _NONE_OF.items():
         found = ask(profile, statement)
         assert not found, f"{len(found)} {what}: {found[:5]}"
@@ -456,11 +464,6 @@ def check_files(profile: Profile) -> None:
         profile.repository.read(keys, profile.index(cursor), verify=True)  # type: ignore[arg-type]
 
 
-def client_arguments(home: Path, count: int, at_once: int, hyperqueue: bool) -> list[str]:
-    """What Python is given to be the client."""
-    given = json.dumps([str(home), count, at_once, hyperqueue])
-    return ["-c", f"import json, workflow_faults_site as s; s.submit_all(*json.loads({given!r}))"]
-
-
-def names(found: Collection[object]) -> str:
-    return ", ".join(map(str, found))
+def arguments(function: str, *given: object) -> list[str]:
+    """What Python is given to call a function of this module."""
+    return ["-c", f"import json, workflow_faults_site as s; s.{function}(*json.loads({json.dumps(given)!r}))"]
