@@ -42,7 +42,7 @@ def site_of(profile: Profile, computer: Computer) -> Site:
 def make_site(
     profile: Profile, cluster: Cluster, request: pytest.FixtureRequest
 ) -> Iterator[Callable[..., Site]]:
-    """Makes computers of the cluster: make_site(**changes); no jobs are there before, nor theirs afterwards."""
+    """Makes computers of the cluster: make_site(**changes); no jobs are there before or afterwards."""
     cluster.cancel_all()
     made: list[Site] = []
     label = f"alloc{os.getpid()}-{time.monotonic_ns()}"
