@@ -52,7 +52,7 @@ from grange.core.transition import ENDED, State
 from grange.core.wakeups import Wakeups
 from grange.core.worker import free_dead
 from grange.core.workflow_rows import ClaimedWorkflow, Wait
-from grange.repository import StoreUnavailable
+from grange.repository import BlobCorrupt, BlobMissing, StoreFull, StoreUnavailable
 
 #: So many workflows are kept live; those that have waited longest are let go beyond it.
 LIVE = 1000
@@ -78,7 +78,14 @@ RETRY_S = 0.25
 KILLED_MESSAGE = "killed"
 
 #: What storing raises when what one workflow gave is to blame.
-_OF_DATA = (InputInvalid, LinkInvalid, psycopg2.DataError, psycopg2.errors.ProgramLimitExceeded)
+_OF_DATA = (
+    InputInvalid,
+    LinkInvalid,
+    BlobMissing,
+    BlobCorrupt,
+    psycopg2.DataError,
+    psycopg2.errors.ProgramLimitExceeded,
+)
 
 
 class Hub:
@@ -326,6 +333,9 @@ class Hub:
                 (*[socket.gethostname()] * 2, tree_ids(cursor, list(self.roots))),
             )
             found = cursor.fetchall()
+            ends = workflow_rows.read_ends(cursor, list(self._away))
+        for id_, *_ in ends:
+            del self._away[id_]
         self._away.update((id_, None) for id_, workflow, _ in found if workflow and id_ not in self._frames)
         self._on_queues({queue for _, workflow, queue in found if not workflow and queue is not None})
         self._claim_more = True
@@ -430,6 +440,9 @@ class Hub:
                 continue
             self._at(frame.process_id)
             frame.resume()
+            if frame.away:  # its code begins again from the record, and makes the same calls
+                frame.pending, frame.decisions, frame.reports = [], [], []
+                frame.stop = AtPause("")
             self._at(0)
             if isinstance(frame.stop, AtPage | AtOutputs | AtCache):
                 readers.append(frame)
@@ -497,12 +510,12 @@ class Hub:
                     self._write([frame])
                 except _OF_DATA as error:
                     self._refuse(frame, error)
-        except StoreUnavailable as error:
+        except (StoreUnavailable, StoreFull) as error:
             self.note = f"waiting for the store: {error}"
             self._dirty = {frame.process_id: frame for frame in frames} | self._dirty
             time.sleep(RETRY_S)
             return
-        self.note = ""
+        self.note = next((f"waiting: {frame.away}" for frame in frames if frame.away), "")
 
     def _refuse(self, frame: LiveFrame, error: Exception) -> None:
         """What a workflow gave cannot be stored: it ends so."""

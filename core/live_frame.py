@@ -14,7 +14,7 @@ from grange.core.caching import Caching, enter_recorded, recorded_blocks
 from grange.core.calcfunction import CalcFunction, Ran
 from grange.core.calls import Calls
 from grange.core.current_frame import calculating, enter_frame
-from grange.core.errors import GrangeError
+from grange.core.errors import DatabaseUnavailable, GrangeError
 from grange.core.exit_status import CALL_FAILED
 from grange.core.future import Future, ProcessFailed
 from grange.core.node import CalcFunctionNode
@@ -33,6 +33,7 @@ from grange.core.transition import ENDED, State
 from grange.core.workflow_recipe import Given, WorkflowEnd, WorkflowRecipe
 from grange.core.workflow_rows import RecordedCall
 from grange.farm.task import Resources
+from grange.repository import StoreUnavailable
 
 if TYPE_CHECKING:
     from grange.core.hub import Hub
@@ -190,6 +191,8 @@ class LiveFrame:
         self.stop: Stop | None = None
         self.outcome: Outcome | None = None
         self.differs: str | None = None
+        #: what its code has asked the store or the database for, and was away: it has to begin again
+        self.away = ""
         #: for the hub: whether it is about to be resumed, and whether its worker lets go of it
         self.queued = False
         self.let_go = False
@@ -264,6 +267,9 @@ class LiveFrame:
             if is_interrupt(error):
                 raise
             if self._gone:
+                return
+            if isinstance(error, StoreUnavailable | DatabaseUnavailable):
+                self.away = str(error)
                 return
             outcome = _excepted(error)
         if not self._gone and self.differs is None:  # else it has caught what was to end it

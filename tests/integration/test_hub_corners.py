@@ -25,6 +25,7 @@ from grange.core.process import End
 from grange.core.profile import Profile
 from grange.core.transition import State
 from grange.core.worker import free_dead
+from grange.repository import StoreUnavailable
 
 
 def rows_of(profile: Profile, statement: str, *values: object) -> list[tuple[object, ...]]:
@@ -362,3 +363,24 @@ def test_what_ended_while_its_caller_was_being_let_go_of_is_seen(profile: Profil
         hub._wake()
         hub._commit()
         step_until([hub], lambda: site.ended(profile, [process_id]), seconds=5.0)
+
+
+@gr.workflow
+def reads(x: int, file: str) -> gr.Data:
+    one = site.add(x, 1)
+    gr.submit(site.double, x=one)
+    if not Path(file.value).exists():  # type: ignore[attr-defined]
+        raise StoreUnavailable("the store is away")
+    return site.add(one, 1)  # type: ignore[no-any-return]
+
+
+def test_code_that_reads_while_the_store_is_away_begins_again(profile: Profile, tmp_path: Path) -> None:
+    file = tmp_path / "there"
+    process_id = submitted(profile, reads, x=1, file=str(file))
+    hub = Hub(profile)
+    step_until([hub], lambda: "the store is away" in hub.note)
+    step_until([hub], lambda: not hub._frames)
+    file.touch()
+    step_until([hub], lambda: site.ended(profile, [process_id]))
+    found = rows_of(profile, "SELECT label FROM process WHERE parent_id = %s ORDER BY sequence", process_id)
+    assert found == [("add",), ("double",), ("add",)]
