@@ -172,7 +172,8 @@ class _Running:
             seen.failed = self.hub.failed
             if left and time.monotonic() >= look_at:
                 look_at = time.monotonic() + PAUSED_S
-                paused = said_of_paused(self._profile, left)
+                with suppress(DatabaseUnavailable):
+                    paused = said_of_paused(self._profile, left)
             seen.note = self.hub.note or self.dispatchers.note or paused
             show(seen)
             return stopped or not left

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import workflow_site as site
 
+import grange as gr
 from grange.core.hub import Hub
 from grange.core.postgres import server_status, stop_server
 from grange.core.profile import Profile, open_profile
@@ -67,6 +70,12 @@ def own_server(tmp_path: Path) -> Iterator[Profile]:
         stop_server(home / "postgres", force=True)
 
 
+def crash(profile: Profile) -> None:
+    pid = server_status(profile.home / "postgres").pid
+    assert pid is not None
+    os.kill(pid, signal.SIGQUIT)  # at once: nothing more is written
+
+
 def test_when_the_server_crashes_the_workflow_goes_on_from_what_is_there(own_server: Profile) -> None:
     profile = own_server
     process_id = submit(site.collatz, start=27, most=200, profile=profile).id
@@ -76,9 +85,7 @@ def test_when_the_server_crashes_the_workflow_goes_on_from_what_is_there(own_ser
     def stopping() -> bool:
         if crashes and hub.recorded >= crashes[0]:
             crashes.pop(0)
-            pid = server_status(profile.home / "postgres").pid
-            assert pid is not None
-            os.kill(pid, signal.SIGQUIT)  # at once: nothing more is written, as in a crash
+            crash(profile)
         return hub.recorded >= 100 and site.ended(profile, [process_id])
 
     hub.run(stopping)
@@ -86,3 +93,30 @@ def test_when_the_server_crashes_the_workflow_goes_on_from_what_is_there(own_ser
     crashed = site.shape(profile, process_id)
     undisturbed = site.shape(profile, site.run(profile, site.collatz, start=27, most=200).id)
     assert crashed == undisturbed
+
+
+def test_a_script_that_waits_for_a_calculation_waits_for_a_server_that_crashed(
+    own_server: Profile, tmp_path: Path
+) -> None:
+    def wait_for(folder: str) -> int:
+        place = Path(folder)
+        with (place / "begun").open("a") as file:
+            file.write(".")
+        until = time.monotonic() + 60
+        while not (place / "go").exists() and time.monotonic() < until:
+            time.sleep(0.01)
+        return 3
+
+    def disturb() -> None:
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.01)
+        crash(own_server)
+        begun = (tmp_path / "begun").stat().st_size
+        while (tmp_path / "begun").stat().st_size == begun:  # who ran it has lost its lock: it is run again
+            time.sleep(0.01)
+        (tmp_path / "go").touch()
+
+    thread = threading.Thread(target=disturb)
+    thread.start()
+    assert gr.run(wait_for, folder=str(tmp_path), profile=own_server, progress=False).value == 3
+    thread.join()
