@@ -47,12 +47,15 @@ def test_workers_dispatchers_and_people_at_once_never_deadlock(profile: Profile)
         return thread
 
     def be_worker(own: Profile) -> None:
-        """A few steps, then everything is given back: who has a child is seldom who has its parent."""
-        hub = Hub(own, live=24)
-        for _ in range(30):
-            hub.step(0.02)
-        hub.let_go()
+        """A few steps, then it dies, or gives everything back: a child is seldom with whom its parent is."""
+        with site.another(own) as mortal:
+            hub = Hub(mortal, live=24)
+            for _ in range(20):
+                hub.step(0.02)
+            if luck.random() < 0.5:
+                hub.let_go()
 
+    luck = random.Random(8)
     chance = random.Random(7)
 
     def be_person(own: Profile) -> None:
@@ -95,6 +98,8 @@ def test_workers_dispatchers_and_people_at_once_never_deadlock(profile: Profile)
         # Who has lost a deadlock does it again, so that nothing else would tell of it.
         cursor.execute("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
         assert cursor.fetchone() == (0,)
+        cursor.execute("SELECT count(*) FROM worker WHERE ended_at IS NOT NULL")
+        assert cursor.fetchone() > (2,)
         cursor.execute("SELECT state::text FROM process WHERE node_id = ANY (%s)", (roots,))
         states = [row[0] for row in cursor.fetchall()]
         assert set(states) == {"finished", "killed"}
