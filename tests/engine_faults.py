@@ -119,8 +119,20 @@ class FaultyEngine:
         home.mkdir()
         self.disk = FullDisk(home / "postgres")
         (home / "profile.toml").write_text("idle_s = 60\n[daemon]\ngrace_s = 10\n")
-        self.profile = open_profile(home)
+        self._profile: Profile | None = None
+
+    def begin(self) -> None:
+        """Make the database, start the daemon, and have the client wait for what is released."""
+        self._profile = open_profile(self.home)
         self.start_daemon()
+        self.release(0)
+        self.see_to_client()
+
+    @property
+    def profile(self) -> Profile:
+        """The profile, by a connection of the test's own."""
+        assert self._profile is not None
+        return self._profile
 
     # -- its parts
 
@@ -432,7 +444,8 @@ class FaultyEngine:
             for pid in self.pids(part):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-        self.profile.close()
+        if self._profile is not None:
+            self._profile.close()
         stop_server(self.home / "postgres", force=True)
         self.disk.close()
 

@@ -49,8 +49,10 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyEngine]:
     )
     home = tmp_path_factory.mktemp("f") / "home"
     made = FaultyEngine(home, COUNT, SEED, hyperqueue=confined)
-    yield made
-    made.close()
+    try:
+        yield made
+    finally:
+        made.close()
 
 
 @pytest.mark.slow
@@ -64,8 +66,7 @@ def test_whatever_is_killed_every_workflow_ends_once_with_the_right_graph(
     try:
         kinds = [*KINDS, *(["hyperqueue"] if engine.hyperqueue else [])]
         engine.luck.shuffle(kinds)
-        engine.release(0)
-        engine.see_to_client()
+        engine.begin()
         for kind in ["client", *kinds]:
             engine.strike(kind, certain=True)
         assert engine.done.keys() == {"client", *kinds}
