@@ -74,7 +74,7 @@ def main() -> None:
 
 def rates(bed: Bed, quick: bool) -> Figures:
     """Steps a second, from the call of submit_many until its futures have ended, by idle workers."""
-    workflows = 400 if quick else 3000
+    workflows = 800 if quick else 3000
     found = {}
     for count in WORKERS:
         with bed.place() as place, place.workers(count) as pids:
