@@ -78,6 +78,8 @@ def is_lost(connection: Connection) -> bool:
     if connection.closed:
         return True
     with connection.turn:
+        if connection.closed:  # another thread has seen it meanwhile
+            return True
         if connection.info.transaction_status != extensions.TRANSACTION_STATUS_IDLE:
             return False
         poll = select.poll()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import os
 import stat
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -66,6 +67,7 @@ class Profile:
         self.server: Server | None = None
         self._owner = os.getpid()
         self._connection: Connection | None = None
+        self._renewing = threading.RLock()
         self._user_id: int | None = None
         self._worker_id: int | None = None
         #: As what this process is known once it has a worker_id, and the daemon whose process it is.
@@ -121,11 +123,14 @@ class Profile:
                 f"the profile {self.home} was opened by the process that this one was forked from, and two "
                 "cannot share a connection: open it again here"
             )
-        if not self.held and database.is_lost(self._connection):
-            self._worker_id = self._repository = None  # their locks went with the connection
-            self._connection = _connect(self)
-            for tell in tuple(self.on_renewal):
-                tell(self._connection)
+        lost = self._connection
+        if not self.held and database.is_lost(lost):
+            with self._renewing:
+                if self._connection is lost:  # no other thread was quicker
+                    self._worker_id = self._repository = None  # their locks went with the connection
+                    self._connection = _connect(self)
+                    for tell in tuple(self.on_renewal):
+                        tell(self._connection)
         return self._connection
 
     @contextmanager

@@ -111,6 +111,20 @@ def test_threads_take_turns_on_one_profile(profile: Profile) -> None:
         assert cursor.fetchone() == (600,)
 
 
+def test_threads_that_see_at_once_that_a_session_has_ended_make_one_anew(profile: Profile) -> None:
+    end_session(profile)
+    barrier = threading.Barrier(8)
+    renewed: list[object] = []
+    profile.on_renewal.append(renewed.append)
+
+    def look(_: int) -> None:
+        barrier.wait()
+        assert not profile.connection.closed
+
+    assert together(look, 8) == []
+    assert renewed == [profile.connection]
+
+
 def test_one_campaign_is_not_run_by_two_threads(profile: Profile) -> None:
     campaign = gr.Campaign("one at a time", profile)
     campaign.map(square, n=range(5))
