@@ -89,6 +89,11 @@ class Children:
         found = [(part, watched.kept_by(now_s)) for part, watched in self._watched.items()]
         return [(part, process_id) for part, process_id in found if process_id]
 
+    def at_for(self, now_s: float, seconds: float) -> dict[Part, int]:
+        """Workers that have been at the code of one process for so many seconds, and that process."""
+        found = {part: watched.at_for(now_s, seconds) for part, watched in self._watched.items()}
+        return {part: process_id for part, process_id in found.items() if process_id}
+
     def _free_log_name(self, part: Part) -> str:
         """Workers have their number; dispatchers the first that is free, so that there are few files."""
         if part.role == "worker":

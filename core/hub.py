@@ -373,7 +373,7 @@ class Hub:
             frame.drop()
             frame.pending = []
             if to_kill:
-                frame.outcome = Outcome(State.KILLED, None, KILLED_MESSAGE)
+                frame.outcome = Outcome(State.KILLED, None, None)
             else:
                 frame.stop = AtPause("")
             self._dirty[process_id] = frame

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -244,7 +245,7 @@ def _row_of(one: PendingCall, sources: Mapping[bytes, Source], owner: int | None
         if owner is None:
             new.ready = True
         else:
-            new.state, new.attempt, new.worker_id = State.RUNNING, 1, owner
+            new.state, new.attempt, new.worker_id, new.started_at = State.RUNNING, 1, owner, time.time()
         return new
     recipe = what.calls.recipe
     new = NewProcess(

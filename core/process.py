@@ -83,8 +83,13 @@ class End:
 
     @classmethod
     def killed(cls, node_id: int, attempt: int, message: str, parent_id: int | None = None) -> End:
-        """The end of a process that was killed before it got as far as a runner."""
-        return cls(node_id, attempt, State.KILLED, None, message, None, None, None, None, None, parent_id)
+        """The end of a process that was killed before it got as far as a runner.
+
+        message: "" leaves what was said when it was asked for.
+        """
+        return cls(
+            node_id, attempt, State.KILLED, None, message or None, None, None, None, None, None, parent_id
+        )
 
     @classmethod
     def excepted(cls, node_id: int, attempt: int, message: str, parent_id: int | None = None) -> End:
@@ -214,10 +219,13 @@ def end(cursor: Any, ends: Sequence[End]) -> set[int]:
     cursor.execute(
         """
         UPDATE process p
-        SET state = e.state::process_state, exit_status = e.exit_status, exit_message = e.message,
+        SET state = e.state::process_state, exit_status = e.exit_status,
+            exit_message = coalesce(e.message, CASE WHEN e.state = 'killed' THEN p.exit_message END),
             started_at = coalesce(to_timestamp(e.started_at), p.started_at),
             finished_at = coalesce(to_timestamp(e.started_at + e.wall_s), now()),
-            wall_s = e.wall_s, cpu_s = e.cpu_s, peak_memory_mb = e.peak_memory_mb, host = e.host,
+            wall_s = coalesce(
+                e.wall_s, CASE WHEN p.workflow THEN extract(epoch FROM now() - p.started_at) END),
+            cpu_s = e.cpu_s, peak_memory_mb = e.peak_memory_mb, host = e.host,
             valid_cache = p.valid_cache AND NOT e.invalidates,
             cached_from = e.cached_from
         FROM unnest(%s::bigint[], %s::int[], %s::text[], %s::int[], %s::text[], %s::float8[], %s::float8[],

@@ -154,7 +154,10 @@ def kill_processes(cursor: Cursor, ids: Collection[int], reason: str) -> Killing
     open_ = lock_open(cursor, ids, tree=True)
     if not open_:
         return Killing()
-    cursor.execute("UPDATE process SET to_kill = true WHERE node_id = ANY (%s) AND NOT to_kill", (open_,))
+    cursor.execute(
+        "UPDATE process SET to_kill = true, exit_message = %s WHERE node_id = ANY (%s) AND NOT to_kill",
+        (rows.storable(reason), open_),
+    )
     done = Killing(asked=len(open_), ended=_end_unowned(cursor, open_, reason))
     cursor.execute(
         f"SELECT DISTINCT queue_id FROM process WHERE node_id = ANY (%s) AND NOT workflow AND {_OPEN}"  # noqa: S608
@@ -166,7 +169,7 @@ def kill_processes(cursor: Cursor, ids: Collection[int], reason: str) -> Killing
     return done
 
 
-def end_abandoned_kills(cursor: Cursor, reason: str = "killed") -> list[int]:
+def end_abandoned_kills(cursor: Cursor) -> list[int]:
     """End what was to be killed and has lost its owner before he did so, with what it had called.
 
     For whoever frees what dead workers had. Returns those ended.
@@ -176,7 +179,7 @@ def end_abandoned_kills(cursor: Cursor, reason: str = "killed") -> list[int]:
         " AND (workflow OR cached_from IS NOT NULL)"
     )
     ids = [row[0] for row in cursor.fetchall()]
-    return kill_processes(cursor, ids, reason).ended if ids else []
+    return kill_processes(cursor, ids, "").ended if ids else []
 
 
 def _end_unowned(cursor: Cursor, ids: Sequence[int], reason: str) -> list[int]:

@@ -167,6 +167,7 @@ class Supervisor:
             self._hold()
             self._read_wishes()
             self._pause_deadly()
+            self._end_unstoppable(now_s)
             if now_s >= self._sweep_at_s:
                 self._sweep_at_s = now_s + SWEEP_S
                 self._sweep(now_s)
@@ -262,6 +263,25 @@ class Supervisor:
             pause(self._profile, [process_id], reason)
             del self._to_pause[process_id]
             self._logger.error("process %d is paused: %s", process_id, reason)
+
+    def _end_unstoppable(self, now_s: float) -> None:
+        """End workers that are at the code of a process which is to be killed and never comes to a call."""
+        kept = self._children.at_for(now_s, self._grace_s)
+        if not kept:
+            return
+        with self._profile.transaction() as cursor:
+            cursor.execute(
+                "SELECT node_id FROM process WHERE node_id = ANY(%s) AND to_kill", (list(kept.values()),)
+            )
+            unwanted = {row[0] for row in cursor.fetchall()}
+        for part, process_id in kept.items():
+            if process_id in unwanted:
+                self._logger.warning(
+                    "%s does not come back from the code of process %d, which is to be killed: it is killed",
+                    self._what(part),
+                    process_id,
+                )
+                self._children.kill(part)
 
     @property
     def _grace_s(self) -> float:

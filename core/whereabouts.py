@@ -37,8 +37,8 @@ class Watched:
     def __init__(self) -> None:
         self.descriptor = os.memfd_create("whereabouts", os.MFD_CLOEXEC)
         os.ftruncate(self.descriptor, _PLACE.size)
-        self._told = -1
-        self._since_s = 0.0
+        self._told = self._looked = -1
+        self._since_s = self._at_since_s = 0.0
 
     @property
     def process_id(self) -> int:
@@ -57,6 +57,13 @@ class Watched:
             self._since_s = math.inf
             return process_id
         return 0
+
+    def at_for(self, now_s: float, seconds: float) -> int:
+        """The process whose code has been run for so many seconds without a pause; else 0."""
+        process_id, told = self._read()
+        if told != self._looked:
+            self._looked, self._at_since_s = told, now_s
+        return process_id if now_s - self._at_since_s >= seconds else 0
 
     def close(self) -> None:
         """Look no more."""

@@ -90,7 +90,7 @@ def hosts_of(profile: Profile, ids: Sequence[int]) -> set[str]:
 def client(profile: Profile) -> Iterator[DaemonClient]:
     """The daemon of a profile of its own, not started, with slots for what waits beside what does not."""
     with (profile.home / "profile.toml").open("a") as file:
-        file.write("slots = 5\n")
+        file.write("slots = 5\n[daemon]\ngrace_s = 5\n")
     client = DaemonClient(profile)
     yield client
     with suppress(gr.DaemonNotRunningException):
@@ -241,6 +241,27 @@ def test_a_workflow_that_ends_its_worker_ends_no_other(client: DaemonClient, pro
     again = gr.submit(child, n=77, profile=profile)
     assert again.wait(PATIENCE_S)
     assert [part.pid for part in client.get_status().workers] == [worker.pid]
+
+
+@gr.workflow
+def endless(n: int) -> None:
+    while n is not None:
+        pass
+
+
+def test_code_that_never_comes_back_can_be_killed(client: DaemonClient, profile: Profile) -> None:
+    client.start_daemon(1)
+    bad = gr.submit(endless, n=1, profile=profile)
+    good = gr.submit(child, n=2, profile=profile)
+    until(
+        lambda: count(profile, f"SELECT count(*) FROM process WHERE worker_id > 0 AND node_id = {bad.id}"),
+        "run",
+    )
+    gr.kill_processes([bad.id], profile=profile)
+    assert bad.wait(PATIENCE_S)
+    assert (bad.state, bad.exit_message) == ("killed", f"killed by {profile.config.email}")
+    assert good.wait(PATIENCE_S)
+    assert good.is_finished_ok
 
 
 def test_the_profile_of_a_worker_is_that_of_its_daemon(client: DaemonClient, profile: Profile) -> None:
