@@ -235,11 +235,7 @@ def run_get_node(
         return _given(future), future
     profile = given_profile(profile, "run")
     if isinstance(runnable, CalcFunction) and executor is None:
-        raise InputInvalid(
-            "run",
-            runnable,
-            "a workflow or a job; a calcfunction is called: f(x=…), inside `with gr.recording(profile):`",
-        )
+        return _run_calcfunction(profile, runnable, call)
     from grange.core.local_run import run_here
 
     pending = _pending_of(profile, call, here=True)
@@ -247,6 +243,17 @@ def run_get_node(
     future = pending[0].future
     if not future.has_outputs:
         load_outputs(profile, [future])
+    return _given(future), future
+
+
+def _run_calcfunction(profile: Profile, function: CalcFunction, call: Asked) -> tuple[Any, Future]:
+    """Call a calcfunction here and record it."""
+    arguments = function.arguments(call.inputs)
+    ran = function.ran(arguments)
+    future = Future(ClientWaiter(profile), function.label)
+    call_hash = hash_of_arguments(function.process_type, arguments)
+    record_now(profile, [PendingCall(ran, future, call.how.label, call_hash)])
+    future.give(ran.outputs)
     return _given(future), future
 
 

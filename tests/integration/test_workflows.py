@@ -510,3 +510,12 @@ def test_a_script_runs_far_more_workflows_than_it_may_keep_live(profile: Profile
     undisturbed = site.shape(profile, site.run(profile, site.tree, depth=3, width=3).id)
     assert site.shape(profile, future.id) == undisturbed
     assert rows_of(profile, "SELECT count(*) FROM event WHERE kind = 'released'") != [(0,)]
+
+
+def test_run_takes_a_calcfunction_too(profile: Profile) -> None:
+    assert gr.run(site.add, x=1, y=2, profile=profile).value == 3
+    given, future = gr.run_get_node(site.refuse, x=1, profile=profile)
+    assert (given, future.exit_status) == ({}, 310)
+    with pytest.raises(gr.ProcessFailed, match="1 is a stone"):
+        gr.run(site.stumble, x=1, profile=profile)
+    assert len(rows_of(profile, "SELECT FROM process")) == 3
