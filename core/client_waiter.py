@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 from grange.core import workflow_rows
+from grange.core.errors import DatabaseUnavailable
 from grange.core.future import Future
 from grange.core.graph import load
 from grange.core.node import Data, ProcessNode, class_of
@@ -47,11 +48,27 @@ class ClientWaiter:
         self.told: Callable[[Sequence[Future]], None] = lambda _: None
 
     def wait_for(self, futures: Sequence[Future], timeout_s: float | None, any_of_them: bool) -> bool:
-        """Waiter.wait_for"""
+        """Waiter.wait_for; a database that is away is waited for, too."""
         until = None if timeout_s is None else time.monotonic() + timeout_s
+        said: set[str] = set()
+        try:
+            while True:
+                try:
+                    return self._wait(futures, until, any_of_them, said)
+                except DatabaseUnavailable as error:
+                    if not self._profile.is_open or (until is not None and time.monotonic() >= until):
+                        raise
+                    _say(f"waiting for the database: {error}", said)
+                    time.sleep(LOOK_S)
+        finally:
+            if self._wakeups is not None:
+                self._wakeups.stop()
+
+    def _wait(
+        self, futures: Sequence[Future], until: float | None, any_of_them: bool, said: set[str]
+    ) -> bool:
         began = time.monotonic()
         say_at = began + NOBODY_AFTER_S
-        said: set[str] = set()
         if self._wakeups is None:
             self._wakeups = Wakeups(self._profile)
         while True:
@@ -101,9 +118,7 @@ class ClientWaiter:
             "gr.run(…) runs a process in the script itself"
         )
         for one in ("" if there else nobody, said_of_paused(self._profile, left)):
-            if one and one not in said:
-                said.add(one)
-                sys.stderr.write(f"{one}\n")
+            _say(one, said)
 
     def name(self, futures: Sequence[Future]) -> None:
         """Waiter.name; those of clients have their ids from the beginning."""
@@ -117,6 +132,13 @@ class ClientWaiter:
         from grange.core.process_control import kill
 
         kill(self._profile, [future.id for future in futures])
+
+
+def _say(message: str, said: set[str]) -> None:
+    """Tell a person, once."""
+    if message and message not in said:
+        said.add(message)
+        sys.stderr.write(f"{message}\n")
 
 
 def said_of_paused(profile: Profile, futures: Sequence[Future]) -> str:

@@ -92,6 +92,11 @@ class Profile:
     def __repr__(self) -> str:
         return f"<Profile {self.home}>"
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it was not closed; its connection may be lost all the same."""
+        return self._connection is not None
+
     def close(self) -> None:
         """End the connection, and with it this worker's locks; stop being a user of the embedded server."""
         atexit.unregister(self.close)

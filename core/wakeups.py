@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import select
 from collections.abc import Sequence
+from contextlib import suppress
 
 import psycopg2
 
-from grange.core.database import Connection
+from grange.core.database import Connection, transaction
+from grange.core.errors import DatabaseUnavailable
 from grange.core.profile import Profile
 
 CHANNEL = "grange"
@@ -52,6 +54,16 @@ class Wakeups:
         except psycopg2.Error:  # lost: the next call listens anew
             self._listening = None
             return None
+        return self._taken(connection)
+
+    def stop(self) -> None:
+        """Listen no more, until wait() is called again: who listens and does not look is a burden."""
+        connection, self._listening = self._listening, None
+        if connection is not None and not connection.closed:
+            with suppress(DatabaseUnavailable), transaction(connection) as cursor:
+                cursor.execute(f"UNLISTEN {CHANNEL}")
+
+    def _taken(self, connection: Connection) -> set[str]:
         with connection.turn:
             news = {notice.payload for notice in connection.notifies}
             connection.notifies.clear()

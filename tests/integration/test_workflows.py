@@ -519,3 +519,22 @@ def test_run_takes_a_calcfunction_too(profile: Profile) -> None:
     with pytest.raises(gr.ProcessFailed, match="1 is a stone"):
         gr.run(site.stumble, x=1, profile=profile)
     assert len(rows_of(profile, "SELECT FROM process")) == 3
+
+
+def test_who_waits_outlives_a_lost_session_and_does_not_listen_afterwards(profile: Profile) -> None:
+    future = gr.submit(site.add_mul, x=1, y=2, z=3, profile=profile)
+    assert not future.wait(0.0)
+    backend = profile.connection.info.backend_pid
+
+    def cut_and_work() -> None:
+        with site.another(profile) as own:
+            with own.transaction() as cursor:
+                cursor.execute("SELECT pg_terminate_backend(%s)", (backend,))
+            site.work(own, [future.id])
+
+    worker = threading.Thread(target=cut_and_work)
+    worker.start()
+    assert future.wait()
+    worker.join()
+    assert future.result().value == 9
+    assert rows_of(profile, "SELECT count(*) FROM pg_listening_channels()") == [(0,)]
