@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +21,7 @@ from grange.core.engine import Progress
 from grange.core.errors import CampaignBusy, InputInvalid, NameExists, NotFound
 from grange.core.executors import checked_name, computer_id_of, open_executor
 from grange.core.frame import lazy_results, results
+from grange.core.interruptible import interruptible
 from grange.core.job_recipe import JobRecipe
 from grange.core.json_value import checked_text
 from grange.core.profile import Profile
@@ -277,7 +276,7 @@ class Campaign:
             with self.profile.transaction() as cursor:
                 seen.total = sum(rows.count_states(cursor, self.id).values())
         stop = _Stop()
-        with _interruptible(stop.ask):
+        with interruptible(stop.ask):
             ended = run_campaign_here(self.profile, self.id, seen, show, stop.is_asked)
             if ended and self._maps:
                 Follower(self.profile, self.id, seen, self._places).conclude()
@@ -298,7 +297,7 @@ class Campaign:
         done = Progress(total=total, done=answered, reused=answered)
         follower = Follower(self.profile, self.id, done, self._places)
         stop = _Stop()
-        with _interruptible(stop.ask):
+        with interruptible(stop.ask):
             ended = follower.follow(show, stop.is_asked)
         if stop.is_asked() and not ended:
             holder = self._holder()
@@ -325,7 +324,7 @@ class Campaign:
                     show,
                     opened.computer_id,
                 )
-                with _interruptible(run.stop):
+                with interruptible(run.stop):
                     done = run.run()
                 left = opened.executor.outstanding if opened.computer_id else 0
             self._places = run.places
@@ -522,22 +521,3 @@ class _Stop:
 
     def is_asked(self) -> bool:
         return self._asked
-
-
-@contextmanager
-def _interruptible(stop: Callable[[], None]) -> Iterator[None]:
-    """Let the first Ctrl-C end the run in order; the second one is Python's own."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def handle(_number: int, _frame: object) -> None:
-        stop()
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

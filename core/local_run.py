@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -16,6 +14,7 @@ from grange.core.engine import Progress
 from grange.core.errors import DatabaseUnavailable
 from grange.core.future import Future
 from grange.core.hub import Hub
+from grange.core.interruptible import interruptible
 from grange.core.pending_call import FarmCall, PendingCall, record_now
 from grange.core.profile import Profile
 from grange.core.profile_lock import working
@@ -182,7 +181,7 @@ class _Running:
             nonlocal stopped
             stopped = True
 
-        with _shown(futures[0].process_label, progress) as show, _interruptible(stop):
+        with _shown(futures[0].process_label, progress) as show, interruptible(stop):
             self.hub.run(over)
         if left:
             ids = " ".join(str(future.id) for future in left[:3])
@@ -212,22 +211,3 @@ def _shown(name: str, progress: bool) -> Iterator[Callable[[Progress], None]]:
         return
     with progress_bar(name) as show:
         yield show
-
-
-@contextmanager
-def _interruptible(stop: Callable[[], None]) -> Iterator[None]:
-    """Let the first Ctrl-C end the run in order; the second one is Python's own."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def interrupted(_number: int, _frame: object) -> None:
-        signal.signal(signal.SIGINT, before)
-        stop()
-
-    signal.signal(signal.SIGINT, interrupted)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

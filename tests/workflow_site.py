@@ -165,6 +165,27 @@ def work(profile: Profile, ids: Sequence[int], *, live: int = 1000, steps: int |
     return taken
 
 
+def rows_of(profile: Profile, statement: str, *values: object) -> list[tuple[Any, ...]]:
+    with profile.transaction() as cursor:
+        cursor.execute(statement, values)
+        return list(cursor.fetchall())
+
+
+def links_of(profile: Profile) -> list[tuple[Any, ...]]:
+    """All links of a small graph, in order: processes by their labels, data by their values."""
+    return sorted(
+        rows_of(
+            profile,
+            """
+            SELECT coalesce(sp.label, s.attributes ->> 'value'), l.type::text, l.label,
+                   coalesce(tp.label, t.attributes ->> 'value')
+            FROM link l JOIN node s ON s.id = l.source_id JOIN node t ON t.id = l.target_id
+            LEFT JOIN process sp ON sp.node_id = s.id LEFT JOIN process tp ON tp.node_id = t.id
+            """,
+        )
+    )
+
+
 def ended(profile: Profile, ids: Sequence[int]) -> bool:
     with profile.transaction() as cursor:
         cursor.execute(

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import workflow_site as site
 from test_workflows import FULL_DISK
+from workflow_site import rows_of
 
 import grange as gr
 from grange.core import hub as hub_module
@@ -26,12 +27,6 @@ from grange.core.profile import Profile
 from grange.core.transition import State
 from grange.core.worker import free_dead
 from grange.repository import StoreUnavailable
-
-
-def rows_of(profile: Profile, statement: str, *values: object) -> list[tuple[object, ...]]:
-    with profile.transaction() as cursor:
-        cursor.execute(statement, values)
-        return list(cursor.fetchall())
 
 
 def submitted(profile: Profile, runnable: object, **inputs: object) -> int:

@@ -10,19 +10,13 @@ from typing import Any
 import pytest
 import workchain_site as chains
 import workflow_site as site
+from workflow_site import rows_of
 
 import grange as gr
 from grange.core import process_control
 from grange.core.hub import Hub
 from grange.core.profile import Profile
 from grange.core.worker import free_dead
-
-
-def rows_of(profile: Profile, statement: str, *values: object) -> list[tuple[Any, ...]]:
-    with profile.transaction() as cursor:
-        cursor.execute(statement, values)
-        return list(cursor.fetchall())
-
 
 # -- the graph
 
@@ -31,16 +25,7 @@ def test_multiply_add_gives_the_graph_of_aiida(profile: Profile) -> None:
     future = site.run(profile, chains.MultiplyAdd, x=2, y=3)
     assert future.is_finished_ok
     assert future.outputs.result.value == 7
-    links = rows_of(
-        profile,
-        """
-        SELECT coalesce(sp.label, s.attributes ->> 'value'), l.type::text, l.label,
-               coalesce(tp.label, t.attributes ->> 'value')
-        FROM link l JOIN node s ON s.id = l.source_id JOIN node t ON t.id = l.target_id
-        LEFT JOIN process sp ON sp.node_id = s.id LEFT JOIN process tp ON tp.node_id = t.id
-        """,
-    )
-    assert sorted(links) == sorted(
+    assert site.links_of(profile) == sorted(
         [
             ("2", "input_work", "x", "MultiplyAdd"),
             ("3", "input_work", "y", "MultiplyAdd"),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import workflow_site as site
+from workflow_site import rows_of
 
 import grange as gr
 from grange.core import process_control
@@ -19,12 +20,6 @@ from grange.core.exit_status import CALL_FAILED
 from grange.core.hub import Hub
 from grange.core.profile import Profile
 from grange.core.worker import free_dead
-
-
-def rows_of(profile: Profile, statement: str, *values: object) -> list[tuple[object, ...]]:
-    with profile.transaction() as cursor:
-        cursor.execute(statement, values)
-        return list(cursor.fetchall())
 
 
 def submitted(profile: Profile, runnable: object, **inputs: object) -> int:
@@ -38,16 +33,7 @@ def test_three_functions_give_the_graph_of_aiida(profile: Profile) -> None:
     future = site.run(profile, site.add_mul, x=3, y=4, z=5)
     assert future.is_finished_ok
     assert future.outputs.result.value == 35
-    links = rows_of(
-        profile,
-        """
-        SELECT coalesce(sp.label, s.attributes ->> 'value'), l.type::text, l.label,
-               coalesce(tp.label, t.attributes ->> 'value')
-        FROM link l JOIN node s ON s.id = l.source_id JOIN node t ON t.id = l.target_id
-        LEFT JOIN process sp ON sp.node_id = s.id LEFT JOIN process tp ON tp.node_id = t.id
-        """,
-    )
-    assert sorted(links) == sorted(
+    assert site.links_of(profile) == sorted(
         [
             ("3", "input_work", "x", "add_mul"),
             ("4", "input_work", "y", "add_mul"),
