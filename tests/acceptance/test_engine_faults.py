@@ -5,6 +5,7 @@ some by chance. The full one:
 
     GRANGE_TEST_WORKFLOWS=2000 .venv/bin/python -m pytest tests/acceptance/test_engine_faults.py -s
 
+It takes 5 minutes on two busy cores: 13,261 workflows, 39,781 calculations, 101 faults.
 GRANGE_TEST_SEED repeats what chance did; the seed and a diary of the faults are told when it fails.
 """
 
