@@ -19,7 +19,7 @@ def draw(found: Activity, title: str, path: str) -> None:
         import matplotlib
 
         matplotlib.use("agg")  # no window, whatever the surroundings say
-        from matplotlib import pyplot
+        from matplotlib import dates, pyplot
     except ImportError as error:
         raise Refused("pictures of campaigns need matplotlib", "pip install 'grange[plot]'") from error
     figure, (above, below) = pyplot.subplots(2, 1, sharex=True, figsize=(9, 6), layout="constrained")
@@ -29,12 +29,19 @@ def draw(found: Activity, title: str, path: str) -> None:
         above.step(times, found.workflows, color="C1", where="pre", label="workflows under way")
     above.set_ylabel("running")
     above.set_title(title)
-    below.stackplot(times, found.finished, found.failed, colors=("C2", "C3"), labels=("finished", "failed"))
+    ended = [well + badly for well, badly in zip(found.finished, found.failed, strict=True)]
+    below.fill_between(times, found.finished, step="post", color="C2", lw=0, label="finished")
+    below.fill_between(times, found.finished, ended, step="post", color="C3", lw=0, label="failed")
     below.set_ylabel("calls that have ended")
     for axes in (above, below):
+        axes.margins(y=0.2)
         axes.set_ylim(bottom=0)
-        axes.legend(loc="upper left", frameon=False)
-    figure.autofmt_xdate()
+        axes.legend(loc="upper left", frameon=False, ncols=2)
+    ticks = dates.AutoDateLocator()  # type: ignore[no-untyped-call]
+    below.xaxis.set_major_locator(ticks)
+    below.xaxis.set_major_formatter(
+        dates.ConciseDateFormatter(ticks)  # type: ignore[no-untyped-call]
+    )
     try:
         figure.savefig(path)
     except (ValueError, OSError) as error:
