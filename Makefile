@@ -24,9 +24,9 @@ demo: install
 services:
 	@deploy/install-test-programs.sh
 
-# The programs first: it is known at once whether they can be had. Many tests wait for clocks and processes, so two
+# The programs first: it is known at once whether they can be had. Many tests wait for clocks and processes, so three
 # run at a time, each with services of its own; files in order, since the first ones take longest.
-WORKERS ?= 2
+WORKERS ?= 3
 test: services install
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
