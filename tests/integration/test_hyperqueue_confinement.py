@@ -46,8 +46,14 @@ def output(executor: HyperQueueExecutor, *argv: str) -> str:
 
 @pytest.mark.hyperqueue
 def test_confined_nobody_outside_reaches_it_and_tasks_have_no_network(tmp_path: Path) -> None:
-    with HyperQueueExecutor(tmp_path, slots=1) as executor:
-        assert not any(reachable(port) for port in ports(tmp_path))
+    # Its ports are numbers in a network of its own: somebody out here may have the same one by chance.
+    for number in range(3):
+        with HyperQueueExecutor(tmp_path / str(number), slots=1):
+            if not any(reachable(port) for port in ports(tmp_path / str(number))):
+                break
+    else:
+        pytest.fail("it is reached from outside, three times")
+    with HyperQueueExecutor(tmp_path / "devices", slots=1) as executor:
         devices = output(executor, "cat", "/proc/net/dev")
         assert "lo:" in devices
         assert devices.count(":") == 1

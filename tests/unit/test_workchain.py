@@ -330,7 +330,7 @@ def test_outputs_in_namespaces() -> None:
     [
         (lambda self: self.out("result", 3), "data"),
         (lambda self: self.out("result", Int(3)), "recorded"),
-        (lambda self: self.out("energy", self.inputs.n), "one of result"),
+        (lambda self: self.out("energy", self.inputs.n), "there are: result"),
         (lambda self: self.out("result", self.inputs.text), "int"),
         (lambda self: [self.out("result", self.inputs.n) for _ in range(2)], "not given before"),
     ],
