@@ -138,8 +138,9 @@ class Cluster:
     def slurmd_start(self, node: str) -> None:
         invoke("start", str(self.folder), node)
 
-    def slurmctld_kill(self) -> None:
-        invoke("kill", str(self.folder), "slurmctld")
+    def slurmctld_stop(self) -> None:
+        """In order: one that is killed may not have written down yet which jobs have begun."""
+        invoke("stop", str(self.folder), "slurmctld")
 
     def slurmctld_start(self) -> None:
         invoke("start", str(self.folder), "slurmctld")

@@ -433,7 +433,7 @@ def test_slurm_that_does_not_answer_ends_nothing(
     site = make_site()
     (one,) = launcher.start(profile, site, requests(site)).allocations
     wait_for(profile, site, [one.id], "running")
-    cluster.slurmctld_kill()
+    cluster.slurmctld_stop()
     try:
         with pytest.raises(SchedulerRefused) as caught:
             launcher.refresh(profile, site, lost_after_s=0.0)

@@ -157,7 +157,7 @@ def test_a_computer_that_does_not_answer_is_shown_as_it_was(
     grange: Callable[..., Said], label: str, cluster: Cluster
 ) -> None:
     grange("start", label)
-    cluster.slurmctld_kill()
+    cluster.slurmctld_stop()
     try:
         status, out, err = grange("list")
         assert status == 0
